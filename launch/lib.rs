@@ -1,0 +1,3 @@
+//! The launcher: descriptors, command line, model catalogue. Starts and watches, decides nothing.
+
+pub mod cmd;

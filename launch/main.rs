@@ -1,0 +1,2 @@
+//! `llmasos`: the one binary.
+fn main() {}

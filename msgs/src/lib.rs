@@ -1,0 +1,1 @@
+//! What is said on the bus: ROS 2 messages in CDR, names, keys.

@@ -1,0 +1,1 @@
+//! Actors: where messages meet models.

@@ -1,0 +1,1 @@
+//! A model that runs: ONNX Runtime sessions, text, audio, vision.

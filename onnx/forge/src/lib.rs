@@ -1,0 +1,1 @@
+//! Models in, smaller or divided models out.
