@@ -1,1 +1,3 @@
 //! Actors: where messages meet models.
+
+pub mod contract;
