@@ -1,1 +1,13 @@
 //! The integration tests, one binary: everything that needs a process, a socket or a real model.
+//!
+//! One binary links once, so a test more costs seconds and not a minute. `tidy` and `layers` hold the rules of the tree
+//! itself; the other modules look at the product from outside, the way a user does.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on has failed; clippy's own switch does not reach helpers of test crates"
+)]
+
+mod harness;
+mod layers;
+mod sources;
+mod tidy;
