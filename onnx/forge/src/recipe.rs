@@ -1,0 +1,181 @@
+//! Recipes: how the sources of a model become a model folder.
+//!
+//! A recipe stands in the catalogue beside the pinned sources and is the whole of what can be chosen: it has no paths, no
+//! addresses, and no code. Unknown fields are errors, so that a typing mistake does not silently build another model.
+//!
+//! ```yaml
+//! recipe: { kind: gguf-llama, weights: int4, accuracy_level: 4, head: int8 }
+//! recipe: { kind: tensorflow-ssd }
+//! recipe: { kind: copy, role: voice-activity, family: silero-vad, config: {}, files: { silero_vad_16k_op15.onnx: model.onnx } }
+//! ```
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::ForgeError;
+use crate::folder::{Description, Draft, ModelFolderSummary, Provenance, Watch, copy_file};
+
+/// How the matrices of the layers are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WeightFormat {
+    /// 4 bits, blocks of 32, symmetric: bit-equal to llama.cpp's Q4_0 of the same weights.
+    #[serde(rename = "int4-symmetric")]
+    Int4Symmetric,
+    /// 4 bits, blocks of 32, an integer zero point per block, fitted by least error.
+    #[serde(rename = "int4")]
+    Int4,
+    /// 8 bits, blocks of 32, symmetric.
+    #[serde(rename = "int8")]
+    Int8,
+    /// 32-bit floats: the reference the others are measured against.
+    #[serde(rename = "fp32")]
+    Fp32,
+}
+
+/// How the embedding, which is also the output head when both are tied, is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HeadFormat {
+    /// 8 bits, blocks of 32; lossless if the source is Q8_0.
+    #[serde(rename = "int8")]
+    Int8,
+    /// 32-bit floats.
+    #[serde(rename = "fp32")]
+    Fp32,
+}
+
+/// How a model folder is made. Sources are named by the caller; see each kind for which it needs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Recipe {
+    /// A GGUF file of the llama architecture to ONNX, with tokenizer and chat template. Exactly one source, any name.
+    GgufLlama {
+        /// Storage of the layers' matrices.
+        weights: WeightFormat,
+        /// `accuracy_level` of MatMulNBits: 0 (the kernel's choice), 1 (fp32 activations) or 4 (int8 activations).
+        accuracy_level: u8,
+        /// Storage of embedding and head.
+        head: HeadFormat,
+    },
+    /// A frozen TensorFlow SSD detector to ONNX. Exactly one source, any name.
+    TensorflowSsd {},
+    /// Files as they are. `files` maps source names to names in the folder.
+    Copy {
+        /// Source name → file name in the folder.
+        files: BTreeMap<String, String>,
+        /// Role in `llmasos.json`.
+        role: String,
+        /// Family in `llmasos.json`.
+        family: String,
+        /// Config in `llmasos.json`.
+        #[serde(default)]
+        config: serde_json::Map<String, serde_json::Value>,
+    },
+}
+
+impl Recipe {
+    /// The `kind` as it is written in the catalogue.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Recipe::GgufLlama { .. } => "gguf-llama",
+            Recipe::TensorflowSsd {} => "tensorflow-ssd",
+            Recipe::Copy { .. } => "copy",
+        }
+    }
+}
+
+/// Builds the model folder `out` from fetched and unpacked sources.
+///
+/// `sources` maps the source names that the recipe speaks of to files on the disk. The folder appears whole or not at all; an
+/// older folder of the same name is replaced at the end. `watch` is called often enough for a progress bar.
+///
+/// # Errors
+/// [`ForgeError`]: a source that is missing, unreadable or malformed; a recipe outside what can be built; no space; cancelled.
+pub fn build(
+    recipe: &Recipe,
+    sources: &BTreeMap<String, PathBuf>,
+    out: &Path,
+    about: &Provenance,
+    watch: &mut Watch<'_>,
+) -> Result<ModelFolderSummary, ForgeError> {
+    let draft = Draft::create(out)?;
+    let json = serde_json::to_value(recipe).map_err(|error| ForgeError::Recipe {
+        recipe: recipe.kind(),
+        field: "recipe",
+        expected: "a JSON value".into(),
+        found: error.to_string(),
+    })?;
+    let what = match recipe {
+        Recipe::Copy {
+            files,
+            role,
+            family,
+            config,
+        } => {
+            copy_sources(files, sources, draft.dir(), watch)?;
+            Description {
+                role: role.clone(),
+                family: family.clone(),
+                config: config.clone().into(),
+                recipe: json,
+            }
+        }
+        Recipe::GgufLlama { .. } | Recipe::TensorflowSsd {} => {
+            return Err(ForgeError::Recipe {
+                recipe: recipe.kind(),
+                field: "kind",
+                expected: "copy".into(),
+                found: recipe.kind().into(),
+            });
+        }
+    };
+    draft.publish(about, &what, watch)
+}
+
+/// Copies the sources named in `files`; target names must be plain file names.
+fn copy_sources(
+    files: &BTreeMap<String, String>,
+    sources: &BTreeMap<String, PathBuf>,
+    dir: &Path,
+    watch: &mut Watch<'_>,
+) -> Result<(), ForgeError> {
+    for (from, to) in files {
+        if !is_plain_file_name(to) {
+            return Err(ForgeError::Recipe {
+                recipe: "copy",
+                field: "files",
+                expected: "plain file names as targets".into(),
+                found: to.clone(),
+            });
+        }
+        let source = sources.get(from).ok_or_else(|| ForgeError::Sources {
+            recipe: "copy",
+            expected: format!("a source named {from}"),
+            found: names(sources),
+        })?;
+        copy_file(source, &dir.join(to), watch)?;
+    }
+    Ok(())
+}
+
+/// True for a name that stays inside its folder and does not overwrite the description.
+fn is_plain_file_name(name: &str) -> bool {
+    let mut parts = Path::new(name).components();
+    matches!(
+        (parts.next(), parts.next()),
+        (Some(std::path::Component::Normal(_)), None)
+    ) && name != crate::folder::MANIFEST_FILE
+        && !name.contains('/')
+}
+
+fn names(sources: &BTreeMap<String, PathBuf>) -> String {
+    if sources.is_empty() {
+        return "no sources".into();
+    }
+    sources
+        .keys()
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
