@@ -7,6 +7,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::graph::GraphError;
+
 /// An error of a conversion. Nothing half-written stays behind when one is returned.
 #[derive(Debug, thiserror::Error)]
 pub enum ForgeError {
@@ -20,6 +22,9 @@ pub enum ForgeError {
         /// The system's answer.
         source: io::Error,
     },
+    /// The graph being built is not well formed, or a tensor does not fit its shape.
+    #[error("ONNX graph: {0}")]
+    Graph(#[from] GraphError),
     /// The progress callback asked to stop.
     #[error("cancelled")]
     Cancelled,

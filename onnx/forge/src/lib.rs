@@ -16,7 +16,10 @@
 
 pub mod error;
 pub mod folder;
+pub mod graph;
+pub mod proto;
 pub mod recipe;
+pub mod writer;
 
 pub use error::ForgeError;
 pub use folder::{ModelFolderSummary, Progress, Provenance, SourceRecord, Step, Watch};
