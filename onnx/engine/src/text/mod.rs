@@ -1,0 +1,1 @@
+//! A language model: a prompt goes in, tokens come out.
