@@ -7,6 +7,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::gguf::GgufError;
 use crate::graph::GraphError;
 
 /// An error of a conversion. Nothing half-written stays behind when one is returned.
@@ -21,6 +22,14 @@ pub enum ForgeError {
         path: PathBuf,
         /// The system's answer.
         source: io::Error,
+    },
+    /// A GGUF file is malformed, or lacks what the model needs.
+    #[error("GGUF file {}: {source}", path.display())]
+    Gguf {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: GgufError,
     },
     /// The graph being built is not well formed, or a tensor does not fit its shape.
     #[error("ONNX graph: {0}")]

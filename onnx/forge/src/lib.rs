@@ -16,6 +16,7 @@
 
 pub mod error;
 pub mod folder;
+pub mod gguf;
 pub mod graph;
 pub mod proto;
 pub mod recipe;
