@@ -1,0 +1,220 @@
+//! A message type: the trait that nodes work with, and the macro that the generated modules are made of.
+//!
+//! The generated files list names, types, bounds and constants; this macro turns each entry into a struct with its
+//! constants, its bounded decoder and its [`Message`] implementation. So the generated text stays close to the
+//! definition it comes from, and what all messages do is written here once.
+
+use serde::Serialize;
+use serde_json::Value;
+use thiserror::Error;
+
+use crate::builtin_interfaces::Time;
+use crate::dynamic::JsonError;
+use crate::reader::{Bounds, DecodeError, Reader};
+use crate::registry::Registry;
+use crate::wire::Wire;
+
+/// A message of a type known when the program was built.
+pub trait Message: Wire + Clone + std::fmt::Debug + Default + PartialEq + Serialize + Send + Sync + 'static {
+    /// Name on the wire, `llmasos_msgs/msg/SpeechCommand`.
+    const TYPE: &'static str;
+    /// Name in the registry: [`Message::TYPE`], with `@variant` after the package where two packages share a name.
+    const DEFINITION: &'static str = Self::TYPE;
+
+    /// Reads CDR, header included. Bytes after the end are ignored: DDS pads to four.
+    ///
+    /// # Errors
+    /// A [`DecodeError`] that says which field, at which byte, what was expected and what was found.
+    fn decode(cdr: &[u8]) -> Result<Self, DecodeError> {
+        Reader::open(cdr)
+            .and_then(|mut reader| Self::read(&mut reader, None))
+            .map_err(|fault| fault.of(Self::TYPE))
+    }
+
+    /// Writes CDR, little-endian, header `00 01 00 00`.
+    ///
+    /// # Errors
+    /// [`EncodeError::Excess`] if a string or list is longer than its definition allows.
+    fn encode(&self) -> Result<Vec<u8>, EncodeError> {
+        self.check(None).map_err(|excess| EncodeError::Excess {
+            type_name: Self::TYPE,
+            excess,
+        })?;
+        write(self)
+    }
+
+    /// Reads the JSON form: omitted fields keep their defaults, unknown ones are errors.
+    ///
+    /// # Errors
+    /// A [`JsonError`] that says which field.
+    fn from_json(value: &Value) -> Result<Self, JsonError> {
+        let cdr = Registry::builtin().json_to_cdr(Self::DEFINITION, value)?;
+        Ok(Self::decode(&cdr)?)
+    }
+
+    /// The JSON form: enums as numbers with a sibling `<field>_name`, bytes as base64, UUIDs as text, and the strings
+    /// `"NaN"`, `"Infinity"`, `"-Infinity"`. A message beyond the limits of [`crate::limits`] becomes
+    /// `{"error": "..."}`: logging must not fail.
+    fn to_json(&self) -> Value {
+        let json = write(self).map_err(|error| error.to_string()).and_then(|cdr| {
+            Registry::builtin()
+                .to_json(Self::DEFINITION, &cdr, Bounds::Ignored)
+                .map_err(|error| error.to_string())
+        });
+        json.unwrap_or_else(|error| serde_json::json!({ "error": error }))
+    }
+
+    /// The stamp of the header, or of the message itself.
+    fn stamp(&self) -> Option<Time> {
+        None
+    }
+}
+
+fn write<M: Message>(message: &M) -> Result<Vec<u8>, EncodeError> {
+    cdr::serialize::<_, _, cdr::CdrLe>(message, cdr::Infinite).map_err(|error| EncodeError::Cdr {
+        type_name: M::TYPE,
+        message: error.to_string(),
+    })
+}
+
+/// A message that cannot be written.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum EncodeError {
+    /// A string or list over its bound.
+    #[error("{type_name}.{excess}")]
+    Excess {
+        /// Type of the message.
+        type_name: &'static str,
+        /// Which field, and both lengths.
+        excess: Excess,
+    },
+    /// More than 4 Gi elements in a list: the only thing left that the encoder can refuse.
+    #[error("{type_name}: {message}")]
+    Cdr {
+        /// Type of the message.
+        type_name: &'static str,
+        /// What the encoder says.
+        message: String,
+    },
+}
+
+/// A string or list over its bound.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{path}: length {found}, expected at most {expected}")]
+pub struct Excess {
+    /// Field, such as `objects[3].name`.
+    pub path: String,
+    /// Bound of the definition.
+    pub expected: usize,
+    /// Bytes of the string or elements of the list.
+    pub found: usize,
+}
+
+impl Excess {
+    pub(crate) fn check(found: usize, bound: Option<usize>) -> Result<(), Self> {
+        match bound {
+            Some(expected) if found > expected => Err(Self {
+                path: String::new(),
+                expected,
+                found,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn within(mut self, field: &str) -> Self {
+        let dot = if self.path.is_empty() || self.path.starts_with('[') { "" } else { "." };
+        self.path = format!("{field}{dot}{}", self.path);
+        self
+    }
+
+    pub(crate) fn element(self, index: usize) -> Self {
+        self.within(&format!("[{index}]"))
+    }
+}
+
+/// Structs of one ROS package: see the generated files for what it reads.
+macro_rules! messages {
+    ($(
+        $(#[$meta:meta])*
+        $name:ident: $type:literal $(as $definition:literal)? $(, stamp $($stamp:ident).+)? {
+            $($(#[$field_meta:meta])* $ros:literal $field:ident: $rust:ty $(, at most $bound:literal)? $(, initially $initial:expr)?;)*
+            $(const $constant:ident: $constant_type:ty = $value:expr;)*
+        }
+    )*) => {$(
+        #[doc = concat!("`", $type, "`")]
+        $(#[$meta])*
+        #[derive(Clone, Debug, PartialEq, serde::Serialize)]
+        pub struct $name {
+            $(
+                #[doc = concat!("`", $ros, "`")]
+                $(#[$field_meta])*
+                pub $field: $rust,
+            )*
+        }
+
+        impl $name {
+            $(
+                #[doc = concat!("`", stringify!($value), "`")]
+                pub const $constant: $constant_type = $value;
+            )*
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                <Self as $crate::wire::Wire>::initial()
+            }
+        }
+
+        impl $crate::wire::Wire for $name {
+            const MIN_BYTES: usize = 0 $(+ <$rust as $crate::wire::Wire>::MIN_BYTES)*;
+            const BOUNDED: bool = false $(|| <$rust as $crate::wire::Wire>::BOUNDED $(|| $bound > 0)?)*;
+
+            fn initial() -> Self {
+                #[allow(unused_mut)] // Only messages with default values assign to it.
+                let mut message = Self {
+                    $($field: <$rust as $crate::wire::Wire>::initial(),)*
+                };
+                $($(message.$field = $initial;)?)*
+                message
+            }
+
+            fn read(
+                reader: &mut $crate::reader::Reader<'_>,
+                _bound: Option<usize>,
+            ) -> Result<Self, $crate::reader::Fault> {
+                Ok(Self {
+                    $($field: {
+                        let bound = None $(.or(Some($bound)))?;
+                        reader.field(stringify!($field).trim_start_matches("r#"), |reader| {
+                            $crate::wire::Wire::read(reader, bound)
+                        })?
+                    },)*
+                })
+            }
+
+            fn check(&self, _bound: Option<usize>) -> Result<(), $crate::message::Excess> {
+                $(
+                    let bound: Option<usize> = None $(.or(Some($bound)))?;
+                    if bound.is_some() || <$rust as $crate::wire::Wire>::BOUNDED {
+                        $crate::wire::Wire::check(&self.$field, bound)
+                            .map_err(|excess| excess.within(stringify!($field).trim_start_matches("r#")))?;
+                    }
+                )*
+                Ok(())
+            }
+        }
+
+        impl $crate::message::Message for $name {
+            const TYPE: &'static str = $type;
+            $(const DEFINITION: &'static str = $definition;)?
+            $(
+                fn stamp(&self) -> Option<$crate::builtin_interfaces::Time> {
+                    Some(self.$($stamp).+)
+                }
+            )?
+        }
+    )*};
+}
+
+pub(crate) use messages;

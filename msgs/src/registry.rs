@@ -1,0 +1,443 @@
+//! All definitions that are known, with every reference between them resolved.
+//!
+//! The definitions that come with the crate are parsed once from the `.msg` texts in the program, so there is one
+//! description of a type and not two; a user's folder of `.msg` files is added on top at run time. Two packages share
+//! the name `audio_common_msgs`: the second lives under `audio_common_msgs@ros-drivers`, and by plain name the first
+//! is found first (see [`Registry::variants`]).
+//!
+//! ```text
+//! msg/<package>[@variant]/msg/<Name>.msg ── parse ──► Definition ── link ──► Type { fields → types, least bytes, names of values }
+//! ```
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock};
+
+use thiserror::Error;
+
+use crate::definition::{Base, Constant, Count, Definition, DefinitionError, Literal, Values, parse};
+use crate::generated::definitions::DEFINITIONS;
+use crate::limits::{MAX_DEFINITION_BYTES, MAX_DEFINITIONS, MAX_DEPTH, MAX_MESSAGE_BYTES};
+use crate::names;
+
+/// Known definitions.
+#[derive(Clone, Debug, Default)]
+pub struct Registry {
+    definitions: BTreeMap<String, Arc<Definition>>,
+    types: Vec<Type>,
+    by_id: BTreeMap<String, usize>,
+    by_name: BTreeMap<String, Vec<usize>>,
+}
+
+/// A definition with its references resolved.
+#[derive(Clone, Debug)]
+pub struct Type {
+    /// What the file says.
+    pub definition: Arc<Definition>,
+    /// Name in the registry, with `@variant` where there is one.
+    pub id: String,
+    /// Name on the wire.
+    pub name: String,
+    /// The least bytes a value takes.
+    pub(crate) min_bytes: usize,
+    /// For each field: index of its message type, names of its values.
+    pub(crate) links: Vec<Link>,
+}
+
+/// What a field refers to.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Link {
+    /// Index of the message type, for message fields.
+    pub(crate) message: Option<usize>,
+    /// Names of the values, for enum fields.
+    pub(crate) names: Option<Arc<Vec<(String, i64)>>>,
+}
+
+/// Definitions that do not fit together.
+#[derive(Debug, Error)]
+pub enum RegistryError {
+    /// A file that cannot be read as a definition.
+    #[error(transparent)]
+    Definition(#[from] DefinitionError),
+    /// A field of a type that nobody defined.
+    #[error("{id}.{field}: no definition of `{wanted}`{hint}")]
+    Missing {
+        /// Which message.
+        id: String,
+        /// Which field.
+        field: String,
+        /// The type it names.
+        wanted: String,
+        /// Empty, or `: did you mean ...?`.
+        hint: String,
+    },
+    /// `@enum` names a field without named values.
+    #[error("{id}.{field}: `@enum` refers to `{wanted}`, which has no named values")]
+    NoNames {
+        /// Which message.
+        id: String,
+        /// Which field.
+        field: String,
+        /// What the annotation says.
+        wanted: String,
+    },
+    /// A message that contains itself.
+    #[error("{id} contains itself: {through}")]
+    Recursive {
+        /// Which message.
+        id: String,
+        /// The way round.
+        through: String,
+    },
+    /// Too deep, too many or too big.
+    #[error("{id}: {found} {what}, expected at most {expected}")]
+    TooMuch {
+        /// Which message or folder.
+        id: String,
+        /// Levels, bytes, definitions.
+        what: &'static str,
+        /// The limit.
+        expected: usize,
+        /// The number there.
+        found: usize,
+    },
+    /// A file or folder that the system does not give.
+    #[error("{path}: {source}")]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// A folder without definitions.
+    #[error("{path}: no .msg files; expected {path}/<package>/msg/<Name>.msg", path = path.display())]
+    NothingThere {
+        /// Which folder.
+        path: PathBuf,
+    },
+}
+
+impl Registry {
+    /// The definitions that come with the crate.
+    pub fn builtin() -> &'static Self {
+        static BUILTIN: LazyLock<Registry> = LazyLock::new(|| {
+            let mut registry = Registry::default();
+            for &(folder, name, text) in DEFINITIONS {
+                // A test parses and links every built-in definition; a file that fails cannot reach a release.
+                if let Ok(definition) = parse(folder, name, text) {
+                    registry.insert(definition);
+                }
+            }
+            let linked = registry.link();
+            debug_assert!(linked.is_ok(), "{linked:?}");
+            registry
+        });
+        &BUILTIN
+    }
+
+    /// Adds the definitions of a folder that holds `<package>/msg/<Name>.msg`; says how many. A definition that is
+    /// already known is replaced. Nothing changes if there is an error.
+    ///
+    /// # Errors
+    /// A [`RegistryError`]: with line and column for a mistake in a file.
+    pub fn load_folder(&mut self, folder: &Path) -> Result<usize, RegistryError> {
+        let mut next = self.clone();
+        let mut count = 0;
+        for package in list(folder)? {
+            let package_path = folder.join(&package).join("msg");
+            if !package_path.is_dir() {
+                continue;
+            }
+            for file in list(&package_path)? {
+                let Some(name) = file.strip_suffix(".msg") else {
+                    continue;
+                };
+                count += 1;
+                if count > MAX_DEFINITIONS {
+                    return Err(RegistryError::TooMuch {
+                        id: folder.display().to_string(),
+                        what: "definitions",
+                        expected: MAX_DEFINITIONS,
+                        found: count,
+                    });
+                }
+                let text = read(&package_path.join(&file))?;
+                next.insert(parse(&package, name, &text)?);
+            }
+        }
+        if count == 0 {
+            let path = folder.to_owned();
+            return Err(RegistryError::NothingThere { path });
+        }
+        next.link()?;
+        *self = next;
+        Ok(count)
+    }
+
+    /// Adds definitions that were parsed elsewhere. Nothing changes if there is an error.
+    ///
+    /// # Errors
+    /// A [`RegistryError`] if they do not fit together.
+    pub fn add(&mut self, definitions: impl IntoIterator<Item = Definition>) -> Result<(), RegistryError> {
+        let mut next = self.clone();
+        for definition in definitions {
+            next.insert(definition);
+        }
+        next.link()?;
+        *self = next;
+        Ok(())
+    }
+
+    fn insert(&mut self, definition: Definition) {
+        self.definitions.insert(definition.id(), Arc::new(definition));
+    }
+
+    /// All types, sorted by id.
+    pub fn types(&self) -> impl Iterator<Item = &Type> {
+        self.types.iter()
+    }
+
+    /// The type of that name, in any spelling that [`names::ros_type`] knows.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<&Type> {
+        self.variants(name).next()
+    }
+
+    /// All types of that name: more than one only where packages share a name and the name has no `@variant`.
+    pub fn variants(&self, name: &str) -> impl Iterator<Item = &Type> {
+        let canonical = names::ros_type(name);
+        let exact = canonical.as_deref().filter(|id| id.contains('@')).and_then(|id| self.by_id.get(id));
+        let shared = canonical.as_deref().and_then(|name| self.by_name.get(name));
+        exact.into_iter().chain(shared.into_iter().flatten()).filter_map(|&index| self.types.get(index))
+    }
+
+    /// `: did you mean ...?` for a type that is not known.
+    pub(crate) fn suggestion(&self, name: &str) -> String {
+        match names::closest(name, self.by_id.keys().map(String::as_str)) {
+            Some(known) => format!(": did you mean `{known}`?"),
+            None => String::new(),
+        }
+    }
+
+    /// The type at an index of [`Link::message`].
+    pub(crate) fn at(&self, index: usize) -> &Type {
+        &self.types[index]
+    }
+
+    /// The text of a definition followed by those of all messages in it, each under a line of 80 `=` and `MSG: name`:
+    /// the schema that rosbag2 and MCAP (`ros2msg`) store.
+    #[must_use]
+    pub fn schema(&self, name: &str) -> Option<String> {
+        let first = self.find(name)?;
+        let mut text = first.definition.text.clone();
+        for referenced in self.referenced(first) {
+            text.push_str(&"=".repeat(80));
+            let short = referenced.name.replacen("/msg/", "/", 1);
+            text.push_str(&format!("\nMSG: {short}\n{}", referenced.definition.text));
+        }
+        Some(text)
+    }
+
+    /// All messages within a message, each once, sorted by name.
+    pub(crate) fn referenced(&self, first: &Type) -> Vec<&Type> {
+        let mut found: BTreeMap<&str, &Type> = BTreeMap::new();
+        let mut open = vec![first];
+        while let Some(next) = open.pop() {
+            for index in next.links.iter().filter_map(|link| link.message) {
+                let inner = self.at(index);
+                if found.insert(&inner.name, inner).is_none() {
+                    open.push(inner);
+                }
+            }
+        }
+        found.into_values().collect()
+    }
+
+    /// Resolves all references, types before those that contain them.
+    fn link(&mut self) -> Result<(), RegistryError> {
+        let ids: Vec<String> = self.definitions.keys().cloned().collect();
+        if ids.len() > MAX_DEFINITIONS {
+            return Err(RegistryError::TooMuch {
+                id: "registry".to_owned(),
+                what: "definitions",
+                expected: MAX_DEFINITIONS,
+                found: ids.len(),
+            });
+        }
+        self.types.clear();
+        self.by_id.clear();
+        self.by_name.clear();
+        for id in &ids {
+            self.link_one(id, &mut Vec::new())?;
+        }
+        for id in &ids {
+            let index = self.by_id[id];
+            self.link_values(index)?;
+            let name = self.types[index].name.clone();
+            self.by_name.entry(name).or_default().push(index);
+        }
+        for sharing in self.by_name.values_mut() {
+            sharing.sort_by(|&a, &b| self.types[a].id.len().cmp(&self.types[b].id.len()));
+        }
+        Ok(())
+    }
+
+    /// Links one definition and those it refers to; `way` is how it was reached.
+    fn link_one(&mut self, id: &str, way: &mut Vec<String>) -> Result<usize, RegistryError> {
+        if let Some(&index) = self.by_id.get(id) {
+            return Ok(index);
+        }
+        if way.iter().any(|passed| passed == id) {
+            let through = way.join(" > ");
+            let id = id.to_owned();
+            return Err(RegistryError::Recursive { id, through });
+        }
+        if way.len() >= MAX_DEPTH {
+            return Err(RegistryError::TooMuch {
+                id: id.to_owned(),
+                what: "levels of messages",
+                expected: MAX_DEPTH,
+                found: way.len() + 1,
+            });
+        }
+        way.push(id.to_owned());
+        let definition = Arc::clone(&self.definitions[id]);
+        let mut links = Vec::with_capacity(definition.fields.len());
+        let mut min_bytes = 0_usize;
+        for field in &definition.fields {
+            let mut link = Link::default();
+            let element = match &field.kind.base {
+                Base::Scalar(scalar) => scalar.bytes(),
+                Base::Text(_) => 4,
+                Base::Message(wanted) => {
+                    let inner = self.resolve(&definition, &field.name, wanted)?;
+                    let index = self.link_one(&inner, way)?;
+                    link.message = Some(index);
+                    self.types[index].min_bytes
+                }
+            };
+            min_bytes = min_bytes.saturating_add(match field.kind.count {
+                Count::One => element,
+                Count::Array(count) => element.saturating_mul(count),
+                Count::Bounded(_) | Count::Unbounded => 4,
+            });
+            links.push(link);
+        }
+        way.pop();
+        if min_bytes > MAX_MESSAGE_BYTES {
+            return Err(RegistryError::TooMuch {
+                id: id.to_owned(),
+                what: "bytes at least",
+                expected: MAX_MESSAGE_BYTES,
+                found: min_bytes,
+            });
+        }
+        let index = self.types.len();
+        self.types.push(Type {
+            id: id.to_owned(),
+            name: definition.type_name(),
+            definition,
+            min_bytes,
+            links,
+        });
+        self.by_id.insert(id.to_owned(), index);
+        Ok(index)
+    }
+
+    /// The id of the message that a field names: in its own package variant first, then the usual package.
+    fn resolve(&self, from: &Definition, field: &str, wanted: &str) -> Result<String, RegistryError> {
+        if let (Some(variant), Some((package, rest))) = (&from.variant, wanted.split_once('/')) {
+            let own = format!("{package}@{variant}/{rest}");
+            if package == from.package && self.definitions.contains_key(&own) {
+                return Ok(own);
+            }
+        }
+        if self.definitions.contains_key(wanted) {
+            return Ok(wanted.to_owned());
+        }
+        let known = self.definitions.keys().map(String::as_str);
+        Err(RegistryError::Missing {
+            id: from.id(),
+            field: field.to_owned(),
+            wanted: wanted.to_owned(),
+            hint: names::closest(wanted, known)
+                .map(|name| format!(": did you mean `{name}`?"))
+                .unwrap_or_default(),
+        })
+    }
+
+    /// Finds the names of the values of every enum field.
+    fn link_values(&mut self, index: usize) -> Result<(), RegistryError> {
+        let definition = Arc::clone(&self.types[index].definition);
+        for (position, field) in definition.fields.iter().enumerate() {
+            let names = match &field.values {
+                Values::Unnamed => continue,
+                Values::Here(range) => value_names(&definition.constants[range.clone()]),
+                Values::Of { type_name, field: of } => {
+                    let wanted = format!("{type_name}.{of}");
+                    self.values_of(type_name, of).ok_or_else(|| RegistryError::NoNames {
+                        id: definition.id(),
+                        field: field.name.clone(),
+                        wanted,
+                    })?
+                }
+            };
+            self.types[index].links[position].names = Some(Arc::new(names));
+        }
+        Ok(())
+    }
+
+    fn values_of(&self, type_name: &str, field: &str) -> Option<Vec<(String, i64)>> {
+        let definition = self.definitions.get(type_name)?;
+        let field = definition.fields.iter().find(|f| f.name == field)?;
+        match &field.values {
+            Values::Here(range) => Some(value_names(&definition.constants[range.clone()])),
+            Values::Unnamed | Values::Of { .. } => None,
+        }
+    }
+}
+
+/// Names and values of integer constants. Zero is always named: in every enumeration it means unknown or none.
+fn value_names(constants: &[Constant]) -> Vec<(String, i64)> {
+    let mut names: Vec<(String, i64)> = constants
+        .iter()
+        .filter_map(|constant| match constant.value {
+            Literal::Integer(value) => Some((constant.name.clone(), i64::try_from(value).ok()?)),
+            _ => None,
+        })
+        .collect();
+    if names.iter().all(|(name, value)| *value != 0 && name != "UNKNOWN") {
+        names.insert(0, ("UNKNOWN".to_owned(), 0));
+    }
+    names
+}
+
+/// Names of a folder's entries, sorted; entries that are not UTF-8 cannot be ROS names.
+fn list(folder: &Path) -> Result<Vec<String>, RegistryError> {
+    let io = |source| RegistryError::Io {
+        path: folder.to_owned(),
+        source,
+    };
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(io)? {
+        if let Ok(name) = entry.map_err(io)?.file_name().into_string() {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Reads a definition file, not more than its limit.
+fn read(path: &Path) -> Result<String, RegistryError> {
+    use std::io::Read as _;
+    let io = |source| RegistryError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let file = std::fs::File::open(path).map_err(io)?;
+    let mut text = String::new();
+    // One byte more than allowed, so that the parser sees that it is too long and says so.
+    file.take(MAX_DEFINITION_BYTES as u64 + 1).read_to_string(&mut text).map_err(io)?;
+    Ok(text)
+}
