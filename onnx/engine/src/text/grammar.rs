@@ -1,0 +1,209 @@
+//! Answers that cannot be anything else: a grammar says which tokens may come next, and often leaves no choice.
+//!
+//! The work is llguidance's. Here the model's vocabulary is described to it in bytes, grammars are compiled once (the same
+//! few are asked for again and again), and everything it may spend is limited.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use llguidance::api::{ParserLimits, TopLevelGrammar};
+use llguidance::{Matcher, ParserFactory};
+use toktrie::{InferenceCapabilities, SimpleVob, TokEnv, TokRxInfo, TokTrie, TokenizerEnv};
+
+use super::tokenizer::Tokenizer;
+use crate::error::{EngineError, Result};
+use crate::runtime::clip;
+
+/// Largest grammar, as text.
+pub const MAX_GRAMMAR_BYTES: usize = 256 << 10;
+/// Most strings of a choice.
+pub const MAX_CHOICES: usize = 4_096;
+/// Compiled grammars kept for the next request.
+const MAX_COMPILED: usize = 8;
+const MAX_REASON_BYTES: usize = 512;
+
+/// What an answer must look like.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Grammar {
+    /// A JSON value that fits this JSON Schema. Keys come in the schema's order; unless the schema says otherwise
+    /// (`x-guidance`), there is one space after `:` and `,` and no other white space, so that a model cannot fill its
+    /// answer with blanks.
+    JsonSchema(serde_json::Value),
+    /// A text that matches this regular expression as a whole.
+    Regex(String),
+    /// One of these strings.
+    Choice(Vec<String>),
+    /// A text of this grammar, in llguidance's form of Lark.
+    Lark(String),
+}
+
+impl Grammar {
+    fn compile(&self) -> Result<TopLevelGrammar> {
+        let size = match self {
+            Self::JsonSchema(schema) => schema.to_string().len(),
+            Self::Regex(text) | Self::Lark(text) => text.len(),
+            Self::Choice(choices) => choices.iter().map(String::len).sum(),
+        };
+        if size > MAX_GRAMMAR_BYTES {
+            return Err(wrong(format!("expected at most {MAX_GRAMMAR_BYTES} bytes, found {size}")));
+        }
+        match self {
+            Self::JsonSchema(schema) => Ok(TopLevelGrammar::from_json_schema(compact(schema)?)),
+            Self::Regex(expression) => Ok(TopLevelGrammar::from_regex(expression)),
+            Self::Choice(choices) => Ok(TopLevelGrammar::from_lark(one_of(choices)?)),
+            Self::Lark(source) => Ok(TopLevelGrammar::from_lark(source.clone())),
+        }
+    }
+}
+
+fn wrong(reason: impl Into<String>) -> EngineError {
+    EngineError::Grammar { reason: clip(&reason.into(), MAX_REASON_BYTES).to_owned() }
+}
+
+/// The schema with white space pinned down, if it does not say itself.
+fn compact(schema: &serde_json::Value) -> Result<serde_json::Value> {
+    let serde_json::Value::Object(fields) = schema else {
+        return Err(wrong("expected a JSON Schema object"));
+    };
+    let mut fields = fields.clone();
+    fields.entry("x-guidance").or_insert_with(|| {
+        serde_json::json!({ "whitespace_flexible": false, "item_separator": ", ", "key_separator": ": " })
+    });
+    Ok(fields.into())
+}
+
+fn one_of(choices: &[String]) -> Result<String> {
+    if choices.is_empty() || choices.len() > MAX_CHOICES || choices.iter().any(String::is_empty) {
+        return Err(wrong(format!("choice: expected 1..={MAX_CHOICES} strings, none of them empty, found {}", choices.len())));
+    }
+    // A Lark string is written as a JSON string.
+    let quoted: Vec<_> = choices.iter().map(|choice| serde_json::Value::from(choice.as_str()).to_string()).collect();
+    Ok(format!("start: {}", quoted.join(" | ")))
+}
+
+/// Compiles grammars for one vocabulary.
+pub(crate) struct GrammarCompiler {
+    factory: ParserFactory,
+    /// Newest last.
+    compiled: Vec<(Grammar, Matcher)>,
+}
+
+impl GrammarCompiler {
+    /// Describes the vocabulary; takes about a tenth of a second for 50,000 tokens. `eos` are the tokens that end an
+    /// answer, at least one, all below the size of the vocabulary.
+    pub(crate) fn new(tokenizer: Arc<Tokenizer>, eos: &[u32]) -> Result<Self> {
+        let build = || -> Result<ParserFactory> {
+            let environment: TokEnv = Arc::new(Vocabulary::new(tokenizer, eos));
+            let capabilities = InferenceCapabilities { ff_tokens: true, ..InferenceCapabilities::default() };
+            let slices = llguidance::earley::SlicedBiasComputer::general_slices();
+            let mut factory =
+                ParserFactory::new(&environment, capabilities, &slices).map_err(|error| wrong(error.to_string()))?;
+            factory.quiet();
+            *factory.limits_mut() = ParserLimits { verbose_errors: false, ..ParserLimits::default() };
+            Ok(factory)
+        };
+        let factory = catch_unwind(AssertUnwindSafe(build)).map_err(|_| wrong("the vocabulary cannot be described"))??;
+        Ok(Self { factory, compiled: Vec::new() })
+    }
+
+    /// A grammar at its beginning.
+    pub(crate) fn start(&mut self, grammar: &Grammar) -> Result<GrammarRun> {
+        if let Some(at) = self.compiled.iter().position(|(known, _)| known == grammar) {
+            let known = self.compiled.remove(at);
+            let matcher = known.1.clone();
+            self.compiled.push(known);
+            return Ok(GrammarRun { matcher });
+        }
+        let matcher = Matcher::new(self.factory.create_parser(grammar.compile()?));
+        if let Some(reason) = matcher.get_error() {
+            return Err(wrong(reason));
+        }
+        if self.compiled.len() == MAX_COMPILED {
+            self.compiled.remove(0);
+        }
+        self.compiled.push((grammar.clone(), matcher.clone()));
+        Ok(GrammarRun { matcher })
+    }
+}
+
+/// A grammar on its way through one answer.
+pub(crate) struct GrammarRun {
+    matcher: Matcher,
+}
+
+impl GrammarRun {
+    /// Tokens that must come next; often none. They are not consumed yet.
+    pub(crate) fn forced(&mut self) -> Result<Vec<u32>> {
+        let tokens = self.matcher.compute_ff_tokens();
+        match self.matcher.get_error() {
+            Some(reason) => Err(wrong(reason)),
+            None => Ok(tokens),
+        }
+    }
+
+    /// Tokens that may come next, with those that end the answer where it may end.
+    pub(crate) fn allowed(&mut self) -> Result<SimpleVob> {
+        self.matcher.compute_mask_or_eos().map_err(|error| wrong(error.to_string()))
+    }
+
+    /// Goes on by tokens that were allowed.
+    pub(crate) fn consume(&mut self, tokens: &[u32]) -> Result<()> {
+        self.matcher.consume_tokens(tokens).map_err(|error| wrong(error.to_string()))
+    }
+
+    /// Whether nothing more can come.
+    pub(crate) fn is_over(&self) -> bool {
+        self.matcher.is_stopped()
+    }
+
+    /// Whether what came so far is a whole sentence of the grammar.
+    pub(crate) fn is_complete(&mut self) -> bool {
+        if self.matcher.is_stopped() {
+            return self.matcher.stop_reason().is_ok();
+        }
+        self.matcher.is_accepting().unwrap_or(false)
+    }
+}
+
+/// The vocabulary as llguidance sees it.
+struct Vocabulary {
+    tokenizer: Arc<Tokenizer>,
+    trie: TokTrie,
+}
+
+impl Vocabulary {
+    fn new(tokenizer: Arc<Tokenizer>, eos: &[u32]) -> Self {
+        let vocab = tokenizer.vocab() as u32;
+        let words: Vec<Vec<u8>> = (0..vocab)
+            .map(|token| {
+                let bytes = tokenizer.raw_bytes(token);
+                if bytes.is_empty() {
+                    // A gap: a name that no grammar asks for.
+                    marked(format!("<[{token}]>").as_bytes())
+                } else if tokenizer.is_special(token) {
+                    marked(bytes)
+                } else {
+                    bytes.to_vec()
+                }
+            })
+            .collect();
+        let trie = TokTrie::from(&TokRxInfo::new(vocab, eos[0]), &words).with_eos_tokens(eos);
+        Self { tokenizer, trie }
+    }
+}
+
+fn marked(name: &[u8]) -> Vec<u8> {
+    [&[TokTrie::SPECIAL_TOKEN_MARKER], name].concat()
+}
+
+impl TokenizerEnv for Vocabulary {
+    fn tok_trie(&self) -> &TokTrie {
+        &self.trie
+    }
+
+    fn tokenize_bytes(&self, bytes: &[u8]) -> Vec<u32> {
+        self.trie.tokenize_with_greedy_fallback(bytes, |text| {
+            self.tokenizer.encode(text).unwrap_or_else(|_| self.trie.greedy_tokenize(text.as_bytes()))
+        })
+    }
+}

@@ -1,0 +1,204 @@
+//! Text to token ids and back, from a `tokenizer.json`.
+//!
+//! Encoding is the `tokenizers` crate's. Decoding is done here from the bytes of each token, because a stream needs to
+//! know where a character ends: a token may be half of one.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use tokenizers::{DecoderWrapper, Tokenizer as Encoder};
+
+use crate::error::{EngineError, Result};
+
+/// Largest `tokenizer.json`.
+pub(crate) const MAX_TOKENIZER_BYTES: u64 = 64 << 20;
+/// Most tokens of a vocabulary.
+pub(crate) const MAX_VOCAB: usize = 1 << 20;
+/// Longest token.
+const MAX_TOKEN_BYTES: usize = 1_024;
+
+/// The vocabulary of one model.
+pub(crate) struct Tokenizer {
+    model: String,
+    encoder: Encoder,
+    /// Bytes by token id; none for a gap in the numbering.
+    bytes: Vec<Vec<u8>>,
+    /// By token id: stands for something other than its text, such as the end of a message.
+    special: Vec<bool>,
+    /// Texts of the special tokens.
+    special_texts: Vec<String>,
+}
+
+/// How the vocabulary writes bytes as text.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ByteForm {
+    /// Each byte is one printable character (GPT-2).
+    Level,
+    /// Text as it is, `▁` for a space, and `<0x0A>` for single bytes (SentencePiece).
+    Fallback,
+}
+
+impl Tokenizer {
+    /// Reads a `tokenizer.json`; `vocab` is the number of scores the model gives.
+    pub(crate) fn new(model: &str, json: &[u8], vocab: usize) -> Result<Self> {
+        let wrong = |reason: String| EngineError::Tokenizer { model: model.to_owned(), reason };
+        let mut encoder = Encoder::from_bytes(json).map_err(|error| wrong(error.to_string()))?;
+        // Both would change prompts silently.
+        encoder.with_padding(None);
+        encoder.with_truncation(None).map_err(|error| wrong(error.to_string()))?;
+        let form = encoder.get_decoder().and_then(byte_form).ok_or_else(|| {
+            wrong("its decoder is neither ByteLevel nor ByteFallback, so the bytes of a token are unknown".to_owned())
+        })?;
+        if vocab > MAX_VOCAB {
+            return Err(wrong(format!("expected at most {MAX_VOCAB} tokens, found {vocab}")));
+        }
+        let mut bytes = vec![Vec::new(); vocab];
+        let mut special = vec![false; vocab];
+        let mut special_texts = Vec::new();
+        for (id, token) in encoder.get_added_tokens_decoder() {
+            if token.special
+                && let Some(slot) = special.get_mut(id as usize)
+            {
+                *slot = true;
+                special_texts.push(token.content);
+            }
+        }
+        let table = char_to_byte();
+        for (text, id) in encoder.get_vocab(true) {
+            let slot = bytes
+                .get_mut(id as usize)
+                .ok_or_else(|| wrong(format!("token {id}: expected ids below {vocab}, which the model has scores for")))?;
+            if text.is_empty() || text.len() > MAX_TOKEN_BYTES {
+                return Err(wrong(format!("token {id}: expected 1..={MAX_TOKEN_BYTES} bytes, found {}", text.len())));
+            }
+            *slot = match form {
+                _ if special[id as usize] => text.into_bytes(),
+                // An added token that is not special is written as plain text.
+                ByteForm::Level => text.chars().map(|c| table.get(&c).copied()).collect::<Option<_>>().unwrap_or(text.into_bytes()),
+                ByteForm::Fallback => fallback_bytes(&text),
+            };
+        }
+        Ok(Self { model: model.to_owned(), encoder, bytes, special, special_texts })
+    }
+
+    /// Token ids of a text. Special tokens written in it are recognised: a chat template writes them.
+    pub(crate) fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self
+            .encoder
+            .encode_fast(text, false)
+            .map_err(|error| EngineError::Tokenizer { model: self.model.clone(), reason: error.to_string() })?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Bytes that a token adds to the answer: none for special tokens and gaps.
+    pub(crate) fn text_bytes(&self, token: u32) -> &[u8] {
+        let id = token as usize;
+        match self.bytes.get(id) {
+            Some(bytes) if !self.special[id] => bytes,
+            _ => &[],
+        }
+    }
+
+    /// Bytes of a token, also of a special one; empty for a gap.
+    pub(crate) fn raw_bytes(&self, token: u32) -> &[u8] {
+        self.bytes.get(token as usize).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether a token stands for something other than its text.
+    pub(crate) fn is_special(&self, token: u32) -> bool {
+        self.special.get(token as usize).copied().unwrap_or(false)
+    }
+
+    /// The number of scores the model gives.
+    pub(crate) fn vocab(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The text without anything that reads as a special token, so that what people say cannot end a message and begin
+    /// another one. Removing can put halves together, hence the loop.
+    pub(crate) fn without_special<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        let mut text = Cow::Borrowed(text);
+        while let Some(found) = self.special_texts.iter().find(|special| text.contains(special.as_str())) {
+            text = Cow::Owned(text.replace(found.as_str(), ""));
+        }
+        text
+    }
+}
+
+fn byte_form(decoder: &DecoderWrapper) -> Option<ByteForm> {
+    match decoder {
+        DecoderWrapper::ByteLevel(_) => Some(ByteForm::Level),
+        DecoderWrapper::ByteFallback(_) => Some(ByteForm::Fallback),
+        DecoderWrapper::Sequence(sequence) => sequence.get_decoders().iter().find_map(byte_form),
+        _ => None,
+    }
+}
+
+fn fallback_bytes(text: &str) -> Vec<u8> {
+    let byte = text.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>')).filter(|digits| digits.len() == 2);
+    match byte.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+        Some(byte) => vec![byte],
+        None => text.replace('▁', " ").into_bytes(),
+    }
+}
+
+/// GPT-2's table: printable bytes of Latin-1 stand for themselves, the others for characters from U+0100 on, in order.
+fn char_to_byte() -> HashMap<char, u8> {
+    let mut next = 0x100_u32;
+    (0..=u8::MAX)
+        .map(|byte| {
+            let character = match byte {
+                b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff => char::from(byte),
+                _ => {
+                    next += 1;
+                    char::from_u32(next - 1).unwrap_or(char::REPLACEMENT_CHARACTER)
+                }
+            };
+            (character, byte)
+        })
+        .collect()
+}
+
+/// Bytes of a stream to whole characters.
+#[derive(Debug, Default)]
+pub(crate) struct Detokenizer {
+    /// The start of a character whose rest has not come yet: at most 3 bytes.
+    pending: Vec<u8>,
+}
+
+impl Detokenizer {
+    /// Adds bytes and returns the characters that are whole now. Bytes that cannot be part of any character become
+    /// U+FFFD.
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> String {
+        self.pending.extend_from_slice(bytes);
+        let mut text = String::new();
+        let mut consumed = 0;
+        while consumed < self.pending.len() {
+            match std::str::from_utf8(&self.pending[consumed..]) {
+                Ok(rest) => {
+                    text.push_str(rest);
+                    consumed = self.pending.len();
+                }
+                Err(error) => {
+                    let valid = consumed + error.valid_up_to();
+                    text.push_str(&String::from_utf8_lossy(&self.pending[consumed..valid]));
+                    consumed = valid;
+                    match error.error_len() {
+                        Some(broken) => {
+                            text.push(char::REPLACEMENT_CHARACTER);
+                            consumed += broken;
+                        }
+                        None => break,
+                    }
+                }
+            }
+        }
+        self.pending.drain(..consumed);
+        text
+    }
+
+    /// What is left at the end: a character without its rest becomes U+FFFD.
+    pub(crate) fn finish(&mut self) -> String {
+        String::from_utf8_lossy(&std::mem::take(&mut self.pending)).into_owned()
+    }
+}
