@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn samples_are_those_between_start_and_end() {
         let mut buffer = UtteranceBuffer::new(&OPTIONS).unwrap();
-        let heard = feed(&mut buffer, &format!("{}###......#####.....{}", ".".repeat(1_000), "#".repeat(200)));
+        let heard = feed(&mut buffer, &format!("{}###......#####.....{}", ".".repeat(1_000), "#".repeat(210)));
         let mut utterances = 0;
         for each in &heard {
             if let Heard::Utterance(utterance) = each {
