@@ -198,10 +198,7 @@ impl Scalar {
     /// The scalar of that ROS name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
-        SCALARS
-            .iter()
-            .find(|row| row.1 == name)
-            .map(|row| row.0)
+        SCALARS.iter().find(|row| row.1 == name).map(|row| row.0)
     }
 
     /// ROS name.

@@ -105,7 +105,11 @@ impl JsonError {
     }
 
     pub(crate) fn within(mut self: Box<Self>, field: &str) -> Box<Self> {
-        let dot = if self.path.is_empty() || self.path.starts_with('[') { "" } else { "." };
+        let dot = if self.path.is_empty() || self.path.starts_with('[') {
+            ""
+        } else {
+            "."
+        };
         self.path = format!("{field}{dot}{}", self.path);
         self
     }
@@ -133,7 +137,12 @@ impl Registry {
         self.to_json(type_name, cdr, Bounds::Enforced)
     }
 
-    pub(crate) fn to_json(&self, type_name: &str, cdr: &[u8], bounds: Bounds) -> Result<Value, DecodeError> {
+    pub(crate) fn to_json(
+        &self,
+        type_name: &str,
+        cdr: &[u8],
+        bounds: Bounds,
+    ) -> Result<Value, DecodeError> {
         let mut best: Option<(usize, Value)> = None;
         let mut first_error = None;
         for candidate in self.variants(type_name) {
@@ -187,22 +196,35 @@ impl Registry {
     #[must_use]
     pub fn enum_value(&self, type_name: &str, field: &str, name: &str) -> Option<i64> {
         let names = self.value_names(type_name, field)?;
-        names.iter().find(|known| known.0 == name).map(|known| known.1)
+        names
+            .iter()
+            .find(|known| known.0 == name)
+            .map(|known| known.1)
     }
 
     /// The name of an enum field's value.
     #[must_use]
     pub fn enum_name(&self, type_name: &str, field: &str, value: i64) -> Option<&str> {
         let names = self.value_names(type_name, field)?;
-        names.iter().find(|known| known.1 == value).map(|known| known.0.as_str())
+        names
+            .iter()
+            .find(|known| known.1 == value)
+            .map(|known| known.0.as_str())
     }
 
     /// Names and values of an enum field, in the order of the definition.
     #[must_use]
     pub fn value_names(&self, type_name: &str, field: &str) -> Option<&[(String, i64)]> {
         let found = self.find(type_name)?;
-        let position = found.definition.fields.iter().position(|f| f.name == field)?;
-        found.links[position].names.as_ref().map(|names| names.as_slice())
+        let position = found
+            .definition
+            .fields
+            .iter()
+            .position(|f| f.name == field)?;
+        found.links[position]
+            .names
+            .as_ref()
+            .map(|names| names.as_slice())
     }
 }
 

@@ -31,7 +31,8 @@ impl Registry {
     /// The type with that name and hash: tells apart packages that share a name.
     #[must_use]
     pub fn with_hash(&self, name: &str, hash: &str) -> Option<&Type> {
-        self.variants(name).find(|candidate| self.hash_of(candidate) == hash)
+        self.variants(name)
+            .find(|candidate| self.hash_of(candidate) == hash)
     }
 
     /// The hash of a type.

@@ -40,7 +40,9 @@ pub use time::UuidError;
 /// `std_msgs::msg::dds_::String_`.
 #[must_use]
 pub fn canonical_type(name: &str) -> Option<&'static str> {
-    Registry::builtin().find(name).map(|found| found.name.as_str())
+    Registry::builtin()
+        .find(name)
+        .map(|found| found.name.as_str())
 }
 
 /// The JSON form of a CDR payload of a built-in type: [`Registry::cdr_to_json`].

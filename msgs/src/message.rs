@@ -15,7 +15,9 @@ use crate::registry::Registry;
 use crate::wire::Wire;
 
 /// A message of a type known when the program was built.
-pub trait Message: Wire + Clone + std::fmt::Debug + Default + PartialEq + Serialize + Send + Sync + 'static {
+pub trait Message:
+    Wire + Clone + std::fmt::Debug + Default + PartialEq + Serialize + Send + Sync + 'static
+{
     /// Name on the wire, `llmasos_msgs/msg/SpeechCommand`.
     const TYPE: &'static str;
     /// Name in the registry: [`Message::TYPE`], with `@variant` after the package where two packages share a name.
@@ -56,11 +58,13 @@ pub trait Message: Wire + Clone + std::fmt::Debug + Default + PartialEq + Serial
     /// `"NaN"`, `"Infinity"`, `"-Infinity"`. A message beyond the limits of [`crate::limits`] becomes
     /// `{"error": "..."}`: logging must not fail.
     fn to_json(&self) -> Value {
-        let json = write(self).map_err(|error| error.to_string()).and_then(|cdr| {
-            Registry::builtin()
-                .to_json(Self::DEFINITION, &cdr, Bounds::Ignored)
-                .map_err(|error| error.to_string())
-        });
+        let json = write(self)
+            .map_err(|error| error.to_string())
+            .and_then(|cdr| {
+                Registry::builtin()
+                    .to_json(Self::DEFINITION, &cdr, Bounds::Ignored)
+                    .map_err(|error| error.to_string())
+            });
         json.unwrap_or_else(|error| serde_json::json!({ "error": error }))
     }
 
@@ -123,7 +127,11 @@ impl Excess {
     }
 
     pub(crate) fn within(mut self, field: &str) -> Self {
-        let dot = if self.path.is_empty() || self.path.starts_with('[') { "" } else { "." };
+        let dot = if self.path.is_empty() || self.path.starts_with('[') {
+            ""
+        } else {
+            "."
+        };
         self.path = format!("{field}{dot}{}", self.path);
         self
     }

@@ -97,7 +97,11 @@ pub fn check_namespace(namespace: &str) -> Result<(), NameError> {
     if namespace.is_empty() || namespace == "/" {
         return Ok(());
     }
-    check_parts("namespace", namespace, usize::from(namespace.starts_with('/')))
+    check_parts(
+        "namespace",
+        namespace,
+        usize::from(namespace.starts_with('/')),
+    )
 }
 
 /// Checks a Zenoh key expression: no empty part, no leading or trailing slash, `#`, `?` or stray `$`, and stars only
@@ -207,7 +211,11 @@ pub fn ros_type(name: &str) -> Option<String> {
         return None;
     }
     let dds = name.contains("::");
-    let mut parts: Vec<&str> = if dds { name.split("::").collect() } else { name.split('/').collect() };
+    let mut parts: Vec<&str> = if dds {
+        name.split("::").collect()
+    } else {
+        name.split('/').collect()
+    };
     let message = parts.pop()?;
     let message = match parts.last() {
         Some(&"dds_") => {
@@ -236,7 +244,9 @@ pub fn is_package(name: &str) -> bool {
 #[must_use]
 pub fn is_field(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_lowercase())
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
         && !name.contains("__")
         && !name.ends_with('_')
 }
@@ -252,16 +262,15 @@ pub fn is_message(name: &str) -> bool {
 #[must_use]
 pub fn is_constant(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_uppercase())
-        && name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
         && !name.contains("__")
         && !name.ends_with('_')
 }
 
 /// `did you mean ...?` if one of the known names is close, else nothing.
-pub(crate) fn did_you_mean<'n>(
-    found: &str,
-    known: impl IntoIterator<Item = &'n str>,
-) -> String {
+pub(crate) fn did_you_mean<'n>(found: &str, known: impl IntoIterator<Item = &'n str>) -> String {
     match closest(found, known) {
         Some(name) => format!("did you mean `{name}`?"),
         None => String::new(),
@@ -269,14 +278,22 @@ pub(crate) fn did_you_mean<'n>(
 }
 
 /// The known name that differs least, if it differs little.
-pub(crate) fn closest<'n>(found: &str, known: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
+pub(crate) fn closest<'n>(
+    found: &str,
+    known: impl IntoIterator<Item = &'n str>,
+) -> Option<&'n str> {
     if found.len() > MAX_NAME_CHARS {
         return None;
     }
     let lower = found.to_lowercase();
     known
         .into_iter()
-        .map(|name| (strsim::damerau_levenshtein(&lower, &name.to_lowercase()), name))
+        .map(|name| {
+            (
+                strsim::damerau_levenshtein(&lower, &name.to_lowercase()),
+                name,
+            )
+        })
         .filter(|(distance, name)| *distance <= 1 + name.len() / 4)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)
@@ -321,12 +338,24 @@ mod tests {
         }
         assert!(check_topic(&"x".repeat(MAX_TOPIC_CHARS + 1)).is_err());
         assert!(key_to_topic("/x").is_err());
-        assert!(key_to_topic("0/chatter").is_err(), "a domain is not a ROS name");
+        assert!(
+            key_to_topic("0/chatter").is_err(),
+            "a domain is not a ROS name"
+        );
     }
 
     #[test]
     fn key_expressions() {
-        for good in ["a", "a/*/b", "**", "a/**", "a$*/b", "0/x/std_msgs::msg::dds_::String_/*", "a/@json", "§"] {
+        for good in [
+            "a",
+            "a/*/b",
+            "**",
+            "a/**",
+            "a$*/b",
+            "0/x/std_msgs::msg::dds_::String_/*",
+            "a/@json",
+            "§",
+        ] {
             assert_eq!(check_key_expression(good), Ok(()), "{good}");
         }
         for bad in ["", "/a", "a/", "a//b", "a?", "a#b", "a*", "***", "a$b", "$"] {
@@ -353,8 +382,14 @@ mod tests {
         for (name, expected) in CASES {
             assert_eq!(ros_type(name).as_deref(), *expected, "{name}");
         }
-        assert_eq!(dds_type("std_msgs/msg/String").as_deref(), Some("std_msgs::msg::dds_::String_"));
-        assert_eq!(dds_type("std_srvs/srv/Trigger").as_deref(), Some("std_srvs::srv::dds_::Trigger_"));
+        assert_eq!(
+            dds_type("std_msgs/msg/String").as_deref(),
+            Some("std_msgs::msg::dds_::String_")
+        );
+        assert_eq!(
+            dds_type("std_srvs/srv/Trigger").as_deref(),
+            Some("std_srvs::srv::dds_::Trigger_")
+        );
         assert_eq!(dds_type("String"), None);
     }
 }

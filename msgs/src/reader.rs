@@ -117,7 +117,11 @@ impl DecodeError {
     /// Puts a field name before the path.
     #[must_use]
     pub(crate) fn within(mut self: Box<Self>, field: &str) -> Fault {
-        let dot = if self.path.is_empty() || self.path.starts_with('[') { "" } else { "." };
+        let dot = if self.path.is_empty() || self.path.starts_with('[') {
+            ""
+        } else {
+            "."
+        };
         self.path = format!("{field}{dot}{}", self.path);
         self
     }
@@ -268,7 +272,11 @@ impl<'a> Reader<'a> {
 
     pub(crate) fn u32(&mut self) -> Result<u32, Fault> {
         let bytes = self.scalar()?;
-        Ok(if self.big_endian { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) })
+        Ok(if self.big_endian {
+            u32::from_be_bytes(bytes)
+        } else {
+            u32::from_le_bytes(bytes)
+        })
     }
 
     /// The length of a sequence whose elements take at least `element_bytes` each.
@@ -304,7 +312,8 @@ impl<'a> Reader<'a> {
         let start = self.clone();
         let bytes = self.take(length)?;
         let bytes = bytes.strip_suffix(&[0]).unwrap_or(bytes);
-        if let Some(expected) = bound.filter(|&b| bytes.len() > b && self.bounds == Bounds::Enforced)
+        if let Some(expected) =
+            bound.filter(|&b| bytes.len() > b && self.bounds == Bounds::Enforced)
         {
             let found = bytes.len();
             return Err(start.fault(Problem::Bound { expected, found }));

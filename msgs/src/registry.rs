@@ -15,7 +15,9 @@ use std::sync::{Arc, LazyLock};
 
 use thiserror::Error;
 
-use crate::definition::{Base, Constant, Count, Definition, DefinitionError, Literal, Values, parse};
+use crate::definition::{
+    Base, Constant, Count, Definition, DefinitionError, Literal, Values, parse,
+};
 use crate::generated::definitions::DEFINITIONS;
 use crate::limits::{MAX_DEFINITION_BYTES, MAX_DEFINITIONS, MAX_DEPTH, MAX_MESSAGE_BYTES};
 use crate::names;
@@ -178,7 +180,10 @@ impl Registry {
     ///
     /// # Errors
     /// A [`RegistryError`] if they do not fit together.
-    pub fn add(&mut self, definitions: impl IntoIterator<Item = Definition>) -> Result<(), RegistryError> {
+    pub fn add(
+        &mut self,
+        definitions: impl IntoIterator<Item = Definition>,
+    ) -> Result<(), RegistryError> {
         let mut next = self.clone();
         for definition in definitions {
             next.insert(definition);
@@ -189,7 +194,8 @@ impl Registry {
     }
 
     fn insert(&mut self, definition: Definition) {
-        self.definitions.insert(definition.id(), Arc::new(definition));
+        self.definitions
+            .insert(definition.id(), Arc::new(definition));
     }
 
     /// All types, sorted by id.
@@ -206,9 +212,15 @@ impl Registry {
     /// All types of that name: more than one only where packages share a name and the name has no `@variant`.
     pub fn variants(&self, name: &str) -> impl Iterator<Item = &Type> {
         let canonical = names::ros_type(name);
-        let exact = canonical.as_deref().filter(|id| id.contains('@')).and_then(|id| self.by_id.get(id));
+        let exact = canonical
+            .as_deref()
+            .filter(|id| id.contains('@'))
+            .and_then(|id| self.by_id.get(id));
         let shared = canonical.as_deref().and_then(|name| self.by_name.get(name));
-        exact.into_iter().chain(shared.into_iter().flatten()).filter_map(|&index| self.types.get(index))
+        exact
+            .into_iter()
+            .chain(shared.into_iter().flatten())
+            .filter_map(|&index| self.types.get(index))
     }
 
     /// `: did you mean ...?` for a type that is not known.
@@ -345,7 +357,12 @@ impl Registry {
     }
 
     /// The id of the message that a field names: in its own package variant first, then the usual package.
-    fn resolve(&self, from: &Definition, field: &str, wanted: &str) -> Result<String, RegistryError> {
+    fn resolve(
+        &self,
+        from: &Definition,
+        field: &str,
+        wanted: &str,
+    ) -> Result<String, RegistryError> {
         if let (Some(variant), Some((package, rest))) = (&from.variant, wanted.split_once('/')) {
             let own = format!("{package}@{variant}/{rest}");
             if package == from.package && self.definitions.contains_key(&own) {
@@ -373,13 +390,17 @@ impl Registry {
             let names = match &field.values {
                 Values::Unnamed => continue,
                 Values::Here(range) => value_names(&definition.constants[range.clone()]),
-                Values::Of { type_name, field: of } => {
+                Values::Of {
+                    type_name,
+                    field: of,
+                } => {
                     let wanted = format!("{type_name}.{of}");
-                    self.values_of(type_name, of).ok_or_else(|| RegistryError::NoNames {
-                        id: definition.id(),
-                        field: field.name.clone(),
-                        wanted,
-                    })?
+                    self.values_of(type_name, of)
+                        .ok_or_else(|| RegistryError::NoNames {
+                            id: definition.id(),
+                            field: field.name.clone(),
+                            wanted,
+                        })?
                 }
             };
             self.types[index].links[position].names = Some(Arc::new(names));
@@ -406,7 +427,10 @@ fn value_names(constants: &[Constant]) -> Vec<(String, i64)> {
             _ => None,
         })
         .collect();
-    if names.iter().all(|(name, value)| *value != 0 && name != "UNKNOWN") {
+    if names
+        .iter()
+        .all(|(name, value)| *value != 0 && name != "UNKNOWN")
+    {
         names.insert(0, ("UNKNOWN".to_owned(), 0));
     }
     names
@@ -438,6 +462,8 @@ fn read(path: &Path) -> Result<String, RegistryError> {
     let file = std::fs::File::open(path).map_err(io)?;
     let mut text = String::new();
     // One byte more than allowed, so that the parser sees that it is too long and says so.
-    file.take(MAX_DEFINITION_BYTES as u64 + 1).read_to_string(&mut text).map_err(io)?;
+    file.take(MAX_DEFINITION_BYTES as u64 + 1)
+        .read_to_string(&mut text)
+        .map_err(io)?;
     Ok(text)
 }

@@ -74,15 +74,26 @@ const SHOWN_CHARS: usize = 60;
 /// # Errors
 /// A [`SniffError`] that says why the payload is refused.
 pub fn classify(encoding: &str, payload: &[u8]) -> Result<Form, SniffError> {
-    let kind = encoding.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+    let kind = encoding
+        .split(';')
+        .next()
+        .unwrap_or("")
+        .trim()
+        .to_ascii_lowercase();
     match kind.as_str() {
         "application/cdr" => {
             limit("CDR", payload, MAX_MESSAGE_BYTES)?;
-            if payload.is_empty() { Err(SniffError::Empty) } else { Ok(Form::Cdr) }
+            if payload.is_empty() {
+                Err(SniffError::Empty)
+            } else {
+                Ok(Form::Cdr)
+            }
         }
         "application/json" | "text/json" => json(payload),
         "text/plain" | "zenoh/string" => text(payload),
-        "" | "zenoh/bytes" | "application/octet-stream" | "application/x-www-form-urlencoded" => sniff(payload),
+        "" | "zenoh/bytes" | "application/octet-stream" | "application/x-www-form-urlencoded" => {
+            sniff(payload)
+        }
         _ => Err(SniffError::Encoding {
             found: encoding.chars().take(SHOWN_CHARS).collect(),
         }),
@@ -101,9 +112,7 @@ fn sniff(payload: &[u8]) -> Result<Form, SniffError> {
     }
     limit("JSON or text", payload, MAX_JSON_BYTES)?;
     let looks_like_object = payload.trim_ascii_start().starts_with(b"{");
-    if looks_like_object
-        && let Ok(value @ Value::Object(_)) = serde_json::from_slice(payload)
-    {
+    if looks_like_object && let Ok(value @ Value::Object(_)) = serde_json::from_slice(payload) {
         return Ok(Form::Json(value));
     }
     text(payload)
@@ -111,9 +120,11 @@ fn sniff(payload: &[u8]) -> Result<Form, SniffError> {
 
 fn json(payload: &[u8]) -> Result<Form, SniffError> {
     limit("JSON", payload, MAX_JSON_BYTES)?;
-    serde_json::from_slice(payload).map(Form::Json).map_err(|error| SniffError::NotJson {
-        message: error.to_string(),
-    })
+    serde_json::from_slice(payload)
+        .map(Form::Json)
+        .map_err(|error| SniffError::NotJson {
+            message: error.to_string(),
+        })
 }
 
 fn text(payload: &[u8]) -> Result<Form, SniffError> {
@@ -161,23 +172,83 @@ mod tests {
     #[test]
     fn table_of_clients() {
         let cases: Vec<(&str, &str, &[u8], Result<Form, SniffError>)> = vec![
-            ("python put, z_put, zenoh-cli text", "zenoh/bytes", b"pull over", text("pull over")),
-            ("zenoh-cli json", "zenoh/bytes", br#" {"data": "go"}"#, json(r#"{"data": "go"}"#)),
-            ("zenoh-cli base64 of CDR", "zenoh/bytes", HELLO_CDR, Ok(Form::Cdr)),
+            (
+                "python put, z_put, zenoh-cli text",
+                "zenoh/bytes",
+                b"pull over",
+                text("pull over"),
+            ),
+            (
+                "zenoh-cli json",
+                "zenoh/bytes",
+                br#" {"data": "go"}"#,
+                json(r#"{"data": "go"}"#),
+            ),
+            (
+                "zenoh-cli base64 of CDR",
+                "zenoh/bytes",
+                HELLO_CDR,
+                Ok(Form::Cdr),
+            ),
             ("z_pub", "text/plain", b"pull over", text("pull over")),
             ("z_pub with an object", "text/plain", b"{}", text("{}")),
-            ("curl -X PUT -d", "application/x-www-form-urlencoded", b"turn left", text("turn left")),
+            (
+                "curl -X PUT -d",
+                "application/x-www-form-urlencoded",
+                b"turn left",
+                text("turn left"),
+            ),
             ("REST json", "application/json", b"\"go\"", json("\"go\"")),
-            ("REST json with charset", "application/json; charset=utf-8", b"{}", json("{}")),
-            ("rmw_zenoh, bridge, CARLA", "zenoh/bytes", HELLO_CDR, Ok(Form::Cdr)),
-            ("big-endian peer", "zenoh/bytes", b"\0\0\0\0\0\0\0\x01\0", Ok(Form::Cdr)),
+            (
+                "REST json with charset",
+                "application/json; charset=utf-8",
+                b"{}",
+                json("{}"),
+            ),
+            (
+                "rmw_zenoh, bridge, CARLA",
+                "zenoh/bytes",
+                HELLO_CDR,
+                Ok(Form::Cdr),
+            ),
+            (
+                "big-endian peer",
+                "zenoh/bytes",
+                b"\0\0\0\0\0\0\0\x01\0",
+                Ok(Form::Cdr),
+            ),
             ("pyzeros", "application/cdr", HELLO_CDR, Ok(Form::Cdr)),
-            ("schema suffix", "application/cdr;std_msgs/msg/String", HELLO_CDR, Ok(Form::Cdr)),
-            ("hiroz", "application/octet-stream", HELLO_CDR, Ok(Form::Cdr)),
+            (
+                "schema suffix",
+                "application/cdr;std_msgs/msg/String",
+                HELLO_CDR,
+                Ok(Form::Cdr),
+            ),
+            (
+                "hiroz",
+                "application/octet-stream",
+                HELLO_CDR,
+                Ok(Form::Cdr),
+            ),
             ("no encoding", "", HELLO_CDR, Ok(Form::Cdr)),
-            ("XCDR2: recognised here, refused by the decoder", "", b"\0\x07\0\0", Ok(Form::Cdr)),
-            ("a list is not an object", "zenoh/bytes", b"[1]", text("[1]")),
-            ("broken JSON is text", "zenoh/bytes", b"{\"a\":", text("{\"a\":")),
+            (
+                "XCDR2: recognised here, refused by the decoder",
+                "",
+                b"\0\x07\0\0",
+                Ok(Form::Cdr),
+            ),
+            (
+                "a list is not an object",
+                "zenoh/bytes",
+                b"[1]",
+                text("[1]"),
+            ),
+            (
+                "broken JSON is text",
+                "zenoh/bytes",
+                b"{\"a\":",
+                text("{\"a\":"),
+            ),
             ("UTF-8", "zenoh/bytes", "←".as_bytes(), text("←")),
         ];
         for (who, encoding, payload, expected) in cases {
@@ -191,17 +262,40 @@ mod tests {
             ("zenoh/bytes", b"", "expected a payload, found 0 bytes"),
             ("text/plain", b"", "expected a payload, found 0 bytes"),
             ("application/cdr", b"", "expected a payload, found 0 bytes"),
-            ("zenoh/bytes", b"\0\x01\0", "expected CDR, JSON or text, found the byte 00 at 0"),
-            ("zenoh/bytes", b"\0\x02\0\0", "expected CDR, JSON or text, found the byte 00 at 0"),
-            ("zenoh/bytes", b"ab\xff", "expected CDR, JSON or text, found the byte ff at 2"),
-            ("image/png", b"x", "expected an encoding of CDR, JSON or text, found `image/png`"),
-            ("application/json", b"{", "expected JSON: EOF while parsing an object at line 1 column 1"),
+            (
+                "zenoh/bytes",
+                b"\0\x01\0",
+                "expected CDR, JSON or text, found the byte 00 at 0",
+            ),
+            (
+                "zenoh/bytes",
+                b"\0\x02\0\0",
+                "expected CDR, JSON or text, found the byte 00 at 0",
+            ),
+            (
+                "zenoh/bytes",
+                b"ab\xff",
+                "expected CDR, JSON or text, found the byte ff at 2",
+            ),
+            (
+                "image/png",
+                b"x",
+                "expected an encoding of CDR, JSON or text, found `image/png`",
+            ),
+            (
+                "application/json",
+                b"{",
+                "expected JSON: EOF while parsing an object at line 1 column 1",
+            ),
         ];
         for (encoding, payload, expected) in cases {
             let error = classify(encoding, payload).unwrap_err().to_string();
             assert_eq!(error, expected);
         }
         let long = vec![b'a'; MAX_TEXT_BYTES + 1];
-        assert!(matches!(classify("", &long), Err(SniffError::TooLarge { .. })));
+        assert!(matches!(
+            classify("", &long),
+            Err(SniffError::TooLarge { .. })
+        ));
     }
 }

@@ -15,7 +15,10 @@ const NANOS_PER_SEC: i64 = 1_000_000_000;
 
 /// Seconds rounded down and the nanoseconds that remain, at the nearest representable value.
 fn split(nanos: i64) -> (i32, u32) {
-    let (sec, nanosec) = (nanos.div_euclid(NANOS_PER_SEC), nanos.rem_euclid(NANOS_PER_SEC));
+    let (sec, nanosec) = (
+        nanos.div_euclid(NANOS_PER_SEC),
+        nanos.rem_euclid(NANOS_PER_SEC),
+    );
     match (i32::try_from(sec), u32::try_from(nanosec)) {
         (Ok(sec), Ok(nanosec)) => (sec, nanosec),
         _ if nanos < 0 => (i32::MIN, 0),
@@ -134,7 +137,9 @@ impl fmt::Display for UUID {
 
 /// A text that is not a UUID.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected a UUID of 32 hexadecimal digits in groups of 8-4-4-4-12, found {found} characters that are not")]
+#[error(
+    "expected a UUID of 32 hexadecimal digits in groups of 8-4-4-4-12, found {found} characters that are not"
+)]
 pub struct UuidError {
     /// Characters of the text.
     pub found: usize,
@@ -149,7 +154,10 @@ impl FromStr for UUID {
             found: text.chars().count(),
         };
         let hyphens_fit = match text.len() {
-            36 => text.bytes().enumerate().all(|(at, b)| (b == b'-') == matches!(at, 8 | 13 | 18 | 23)),
+            36 => text
+                .bytes()
+                .enumerate()
+                .all(|(at, b)| (b == b'-') == matches!(at, 8 | 13 | 18 | 23)),
             32 => true,
             _ => false,
         };
@@ -195,7 +203,10 @@ mod tests {
             sec: i32::MIN,
             nanosec: u32::MAX,
         };
-        assert_eq!(odd.to_nanos(), i64::from(i32::MIN) * NANOS_PER_SEC + i64::from(u32::MAX));
+        assert_eq!(
+            odd.to_nanos(),
+            i64::from(i32::MIN) * NANOS_PER_SEC + i64::from(u32::MAX)
+        );
         assert_eq!(Time::from_system(odd.to_system()), Time::default());
         let later = Time::from_nanos(5).plus(Duration::from_nanos(7));
         assert_eq!(later.nanos_since(Time::from_nanos(2)), 10);

@@ -142,7 +142,9 @@ impl<T: Wire> Wire for Vec<T> {
         Excess::check(self.len(), bound)?;
         if T::BOUNDED {
             for (index, element) in self.iter().enumerate() {
-                element.check(None).map_err(|excess| excess.element(index))?;
+                element
+                    .check(None)
+                    .map_err(|excess| excess.element(index))?;
             }
         }
         Ok(())
@@ -168,7 +170,9 @@ impl<T: Wire, const N: usize> Wire for [T; N] {
     fn check(&self, _bound: Option<usize>) -> Result<(), Excess> {
         if T::BOUNDED {
             for (index, element) in self.iter().enumerate() {
-                element.check(None).map_err(|excess| excess.element(index))?;
+                element
+                    .check(None)
+                    .map_err(|excess| excess.element(index))?;
             }
         }
         Ok(())

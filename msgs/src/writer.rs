@@ -54,6 +54,10 @@ impl Writer {
     }
 
     fn room(&self, more: usize) -> Result<(), Full> {
-        if self.bytes.len() + more > MAX_MESSAGE_BYTES { Err(Full) } else { Ok(()) }
+        if self.bytes.len() + more > MAX_MESSAGE_BYTES {
+            Err(Full)
+        } else {
+            Ok(())
+        }
     }
 }

@@ -6,7 +6,9 @@
 
 use thiserror::Error;
 
-use super::{Base, Constant, Count, Definition, EMPTY_MEMBER, Field, Kind, Literal, Scalar, Values};
+use super::{
+    Base, Constant, Count, Definition, EMPTY_MEMBER, Field, Kind, Literal, Scalar, Values,
+};
 use crate::limits::{
     MAX_CONSTANTS, MAX_DEFINITION_BYTES, MAX_FIELDS, MAX_MESSAGE_BYTES, MAX_NAME_CHARS,
 };
@@ -103,12 +105,14 @@ pub enum Mistake {
 /// A [`DefinitionError`] with line and column of the first mistake.
 pub fn parse(folder: &str, name: &str, text: &str) -> Result<Definition, DefinitionError> {
     let mut parser = Parser::new(folder, name, text);
-    parser.run(text).map_err(|(line, column, mistake)| DefinitionError {
-        file: format!("{folder}/msg/{name}.msg"),
-        line,
-        column,
-        mistake,
-    })?;
+    parser
+        .run(text)
+        .map_err(|(line, column, mistake)| DefinitionError {
+            file: format!("{folder}/msg/{name}.msg"),
+            line,
+            column,
+            mistake,
+        })?;
     Ok(parser.definition)
 }
 
@@ -164,7 +168,11 @@ impl Parser {
             fields: Vec::new(),
             constants: Vec::new(),
             comment: String::new(),
-            text: if text.len() <= MAX_DEFINITION_BYTES { text.to_owned() } else { String::new() },
+            text: if text.len() <= MAX_DEFINITION_BYTES {
+                text.to_owned()
+            } else {
+                String::new()
+            },
         };
         Self {
             definition,
@@ -266,7 +274,13 @@ impl Parser {
         Ok(())
     }
 
-    fn field(&mut self, kind: Kind, name: &str, default: &str, comment: &str) -> Result<(), Mistake> {
+    fn field(
+        &mut self,
+        kind: Kind,
+        name: &str,
+        default: &str,
+        comment: &str,
+    ) -> Result<(), Mistake> {
         if self.definition.fields.len() >= MAX_FIELDS {
             return Err(Mistake::TooMany {
                 what: "fields",
@@ -310,7 +324,11 @@ impl Parser {
         }
         let constants = &self.definition.constants;
         let group = &constants[self.group_start..];
-        let same = group.iter().rev().take_while(|c| c.base == kind.base).count();
+        let same = group
+            .iter()
+            .rev()
+            .take_while(|c| c.base == kind.base)
+            .count();
         Ok(match same {
             0 => Values::Unnamed,
             _ => Values::Here(constants.len() - same..constants.len()),
@@ -322,7 +340,10 @@ impl Parser {
         match name.rsplit_once('/') {
             None => format!("{}/msg/{name}", self.definition.package),
             Some((package, name)) => {
-                format!("{}/msg/{name}", package.strip_suffix("/msg").unwrap_or(package))
+                format!(
+                    "{}/msg/{name}",
+                    package.strip_suffix("/msg").unwrap_or(package)
+                )
             }
         }
     }
@@ -330,13 +351,22 @@ impl Parser {
     fn kind(&self, text: &str) -> Result<Kind, Mistake> {
         let wrong = |hint: &str| Mistake::Type {
             found: text.to_owned(),
-            hint: if hint.is_empty() { String::new() } else { format!(": {hint}") },
+            hint: if hint.is_empty() {
+                String::new()
+            } else {
+                format!(": {hint}")
+            },
         };
         let (element, count) = match text.split_once('[') {
             None => (text, Count::One),
             Some((element, inside)) => {
-                let inside = inside.strip_suffix(']').ok_or_else(|| wrong("missing `]`"))?;
-                (element, count(inside).ok_or_else(|| wrong("the size is a number from 1"))?)
+                let inside = inside
+                    .strip_suffix(']')
+                    .ok_or_else(|| wrong("missing `]`"))?;
+                (
+                    element,
+                    count(inside).ok_or_else(|| wrong("the size is a number from 1"))?,
+                )
             }
         };
         let base = if let Some(scalar) = Scalar::named(element) {
@@ -347,7 +377,9 @@ impl Parser {
             let bound = size(bound).ok_or_else(|| wrong("the bound is a number from 1"))?;
             Base::Text(Some(bound))
         } else if element.starts_with("wstring") {
-            return Err(wrong("ROS 2 implementations disagree about the bytes of a wstring"));
+            return Err(wrong(
+                "ROS 2 implementations disagree about the bytes of a wstring",
+            ));
         } else {
             let full = self.full_name(element);
             let mut parts = full.split('/');
@@ -366,8 +398,8 @@ impl Parser {
 
 /// What an unknown lower-case type is compared with.
 const TYPE_NAMES: [&str; 14] = [
-    "bool", "byte", "char", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32",
-    "float64", "string",
+    "bool", "byte", "char", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64",
+    "uint64", "float32", "float64", "string",
 ];
 
 fn count(inside: &str) -> Option<Count> {
@@ -382,7 +414,9 @@ fn count(inside: &str) -> Option<Count> {
 
 fn size(text: &str) -> Option<usize> {
     let digits = text.bytes().all(|b| b.is_ascii_digit());
-    text.parse().ok().filter(|&n| digits && (1..=MAX_MESSAGE_BYTES).contains(&n))
+    text.parse()
+        .ok()
+        .filter(|&n| digits && (1..=MAX_MESSAGE_BYTES).contains(&n))
 }
 
 /// Code and comment of a line; `#` within quotes is code.
@@ -417,7 +451,10 @@ fn literal(kind: &Kind, text: &str) -> Result<Literal, Mistake> {
     if kind.count == Count::One {
         return element(&kind.base, text).ok_or_else(wrong);
     }
-    let inside = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).ok_or_else(wrong)?;
+    let inside = text
+        .strip_prefix('[')
+        .and_then(|t| t.strip_suffix(']'))
+        .ok_or_else(wrong)?;
     let mut list = Vec::new();
     for item in split_list(inside) {
         list.push(element(&kind.base, item).ok_or_else(wrong)?);
@@ -427,7 +464,11 @@ fn literal(kind: &Kind, text: &str) -> Result<Literal, Mistake> {
         Count::Bounded(bound) => list.len() <= bound,
         Count::One | Count::Unbounded => true,
     };
-    if fits { Ok(Literal::List(list)) } else { Err(wrong()) }
+    if fits {
+        Ok(Literal::List(list))
+    } else {
+        Err(wrong())
+    }
 }
 
 /// The items of a list, split at commas outside quotes.
@@ -457,7 +498,9 @@ fn element(base: &Base, text: &str) -> Option<Literal> {
         Base::Message(_) => None,
         Base::Text(bound) => {
             let value = unquote(text)?;
-            bound.is_none_or(|b| value.len() <= b).then_some(Literal::Text(value))
+            bound
+                .is_none_or(|b| value.len() <= b)
+                .then_some(Literal::Text(value))
         }
         Base::Scalar(Scalar::Bool) => match text.to_ascii_lowercase().as_str() {
             "true" | "1" => Some(Literal::Bool(true)),
@@ -467,7 +510,9 @@ fn element(base: &Base, text: &str) -> Option<Literal> {
         Base::Scalar(scalar) => match scalar.range() {
             Some((low, high)) => {
                 let value = integer(text)?;
-                (low..=high).contains(&value).then_some(Literal::Integer(value))
+                (low..=high)
+                    .contains(&value)
+                    .then_some(Literal::Integer(value))
             }
             None => text.parse::<f64>().ok().map(Literal::Float),
         },
@@ -504,7 +549,12 @@ fn unquote(text: &str) -> Option<String> {
     Some(text.to_owned())
 }
 
-fn check(valid: bool, what: &'static str, expected: &'static str, found: &str) -> Result<(), Mistake> {
+fn check(
+    valid: bool,
+    what: &'static str,
+    expected: &'static str,
+    found: &str,
+) -> Result<(), Mistake> {
     if valid && found.len() <= MAX_NAME_CHARS {
         return Ok(());
     }

@@ -17,7 +17,11 @@ const SHOWN_CHARS: usize = 40;
 type Outcome = Result<(), Box<JsonError>>;
 
 /// The CDR payload.
-pub(super) fn write(registry: &Registry, wanted: &Type, value: &Value) -> Result<Vec<u8>, Box<JsonError>> {
+pub(super) fn write(
+    registry: &Registry,
+    wanted: &Type,
+    value: &Value,
+) -> Result<Vec<u8>, Box<JsonError>> {
     let mut walk = Walk {
         registry,
         writer: Writer::new(),
@@ -58,7 +62,9 @@ impl Walk<'_> {
         if is_uuid(wanted)
             && let Value::String(text) = value
         {
-            let uuid: UUID = text.parse().map_err(|_| kind("a UUID such as 67e55044-10b1-426f-9247-bb680e5fe0c8", value))?;
+            let uuid: UUID = text
+                .parse()
+                .map_err(|_| kind("a UUID such as 67e55044-10b1-426f-9247-bb680e5fe0c8", value))?;
             return Ok(self.writer.bytes(&uuid.uuid)?);
         }
         let Value::Object(object) = value else {
@@ -66,7 +72,8 @@ impl Walk<'_> {
         };
         check_fields(wanted, object)?;
         for (field, link) in wanted.definition.fields.iter().zip(&wanted.links) {
-            self.field(field, link, object).map_err(|error| error.within(&field.name))?;
+            self.field(field, link, object)
+                .map_err(|error| error.within(&field.name))?;
         }
         Ok(())
     }
@@ -78,7 +85,10 @@ impl Walk<'_> {
             && !name.is_null()
         {
             let number = named_value(names, name)?;
-            if let Some(other) = given.and_then(Value::as_i64).filter(|&other| other != number) {
+            if let Some(other) = given
+                .and_then(Value::as_i64)
+                .filter(|&other| other != number)
+            {
                 let name = name.as_str().unwrap_or_default().to_owned();
                 return Err(JsonError::new(JsonProblem::Contradiction {
                     number: other,
@@ -110,7 +120,9 @@ impl Walk<'_> {
         let empty = Value::Object(Map::new());
         for _ in 0..count {
             match &kind.base {
-                Base::Scalar(Scalar::Bool) => self.element(&kind.base, link, &Value::Bool(false))?,
+                Base::Scalar(Scalar::Bool) => {
+                    self.element(&kind.base, link, &Value::Bool(false))?
+                }
                 Base::Scalar(_) => self.element(&kind.base, link, &Value::from(0))?,
                 Base::Text(_) => self.writer.text("")?,
                 Base::Message(_) => self.element(&kind.base, link, &empty)?,
@@ -138,7 +150,8 @@ impl Walk<'_> {
         };
         self.count(kind_of_field.count, list.len())?;
         for (index, element) in list.iter().enumerate() {
-            self.element(base, link, element).map_err(|error| error.within(&format!("[{index}]")))?;
+            self.element(base, link, element)
+                .map_err(|error| error.within(&format!("[{index}]")))?;
         }
         Ok(())
     }
@@ -148,7 +161,9 @@ impl Walk<'_> {
         match count {
             Count::One => return Ok(()),
             Count::Array(expected) if expected == found => return Ok(()),
-            Count::Array(expected) => return Err(JsonError::new(JsonProblem::Count { expected, found })),
+            Count::Array(expected) => {
+                return Err(JsonError::new(JsonProblem::Count { expected, found }));
+            }
             Count::Bounded(expected) if found > expected => {
                 return Err(JsonError::new(JsonProblem::Bound { expected, found }));
             }
@@ -186,7 +201,9 @@ impl Walk<'_> {
         let wrong = || kind(scalar.name(), value);
         let writer = &mut self.writer;
         if let Some((low, high)) = scalar.range() {
-            let number = integer(value).filter(|n| (low..=high).contains(n)).ok_or_else(wrong)?;
+            let number = integer(value)
+                .filter(|n| (low..=high).contains(n))
+                .ok_or_else(wrong)?;
             return Ok(match scalar.bytes() {
                 1 => writer.scalar((number as u8).to_le_bytes()),
                 2 => writer.scalar((number as u16).to_le_bytes()),
@@ -196,7 +213,9 @@ impl Walk<'_> {
         }
         Ok(match scalar {
             Scalar::Bool => writer.scalar([u8::from(value.as_bool().ok_or_else(wrong)?)]),
-            Scalar::Float32 => writer.scalar((float(value).ok_or_else(wrong)? as f32).to_le_bytes()),
+            Scalar::Float32 => {
+                writer.scalar((float(value).ok_or_else(wrong)? as f32).to_le_bytes())
+            }
             _ => writer.scalar(float(value).ok_or_else(wrong)?.to_le_bytes()),
         }?)
     }
@@ -247,7 +266,9 @@ fn integer(value: &Value) -> Option<i128> {
     if let Some(integer) = number.as_i128() {
         return Some(integer);
     }
-    let float = number.as_f64().filter(|f| f.fract() == 0.0 && f.abs() < 2f64.powi(53))?;
+    let float = number
+        .as_f64()
+        .filter(|f| f.fract() == 0.0 && f.abs() < 2f64.powi(53))?;
     #[allow(clippy::cast_possible_truncation)] // Whole and below 2^53.
     Some(float as i128)
 }
@@ -274,7 +295,12 @@ fn literal_value(literal: &Literal) -> Value {
             Err(_) => u64::try_from(*value).map_or(Value::Null, Value::from),
         },
         Literal::Float(value) if value.is_nan() => "NaN".into(),
-        Literal::Float(value) if value.is_infinite() => if *value > 0.0 { "Infinity" } else { "-Infinity" }.into(),
+        Literal::Float(value) if value.is_infinite() => if *value > 0.0 {
+            "Infinity"
+        } else {
+            "-Infinity"
+        }
+        .into(),
         Literal::Float(value) => (*value).into(),
         Literal::Text(text) => text.as_str().into(),
         Literal::List(list) => list.iter().map(literal_value).collect(),

@@ -41,7 +41,10 @@ impl Walk<'_> {
         self.values += 1;
         if self.values > MAX_JSON_VALUES {
             let expected = MAX_JSON_VALUES;
-            return Err(DecodeError::new(self.reader.offset(), Problem::TooManyValues { expected }));
+            return Err(DecodeError::new(
+                self.reader.offset(),
+                Problem::TooManyValues { expected },
+            ));
         }
         Ok(())
     }
@@ -53,13 +56,22 @@ impl Walk<'_> {
         }
         let mut object = Map::new();
         for (field, link) in found.definition.fields.iter().zip(&found.links) {
-            let value = self.field(field, link).map_err(|fault| fault.within(&field.name))?;
+            let value = self
+                .field(field, link)
+                .map_err(|fault| fault.within(&field.name))?;
             if found.definition.is_empty() {
                 continue;
             }
-            let name = link.names.as_ref().zip(value.as_i64()).and_then(|(names, number)| {
-                names.iter().find(|known| known.1 == number).map(|known| known.0.clone())
-            });
+            let name = link
+                .names
+                .as_ref()
+                .zip(value.as_i64())
+                .and_then(|(names, number)| {
+                    names
+                        .iter()
+                        .find(|known| known.1 == number)
+                        .map(|known| known.0.clone())
+                });
             object.insert(field.name.clone(), value);
             if let Some(name) = name {
                 object.insert(format!("{}_name", field.name), Value::String(name));
@@ -79,7 +91,9 @@ impl Walk<'_> {
         let least = match base {
             Base::Scalar(scalar) => scalar.bytes(),
             Base::Text(_) => 4,
-            Base::Message(_) => link.message.map_or(1, |index| self.registry.at(index).min_bytes),
+            Base::Message(_) => link
+                .message
+                .map_or(1, |index| self.registry.at(index).min_bytes),
         };
         let count = self.reader.length(least, bound)?;
         self.list(base, link, count)
@@ -93,12 +107,18 @@ impl Walk<'_> {
         }
         if count > MAX_JSON_VALUES - self.values {
             let expected = MAX_JSON_VALUES;
-            return Err(DecodeError::new(self.reader.offset(), Problem::TooManyValues { expected }));
+            return Err(DecodeError::new(
+                self.reader.offset(),
+                Problem::TooManyValues { expected },
+            ));
         }
         // Not more than the bytes can hold: the size of an array comes from the definition and was not checked.
         let mut list = Vec::with_capacity(count.min(self.reader.left()));
         for index in 0..count {
-            list.push(self.element(base, link).map_err(|fault| fault.element(index))?);
+            list.push(
+                self.element(base, link)
+                    .map_err(|fault| fault.element(index))?,
+            );
         }
         Ok(Value::Array(list))
     }
@@ -113,7 +133,9 @@ impl Walk<'_> {
         self.count()?;
         let reader = &mut self.reader;
         match base {
-            Base::Text(bound) => reader.text(*bound).map(|text| Value::String(text.to_owned())),
+            Base::Text(bound) => reader
+                .text(*bound)
+                .map(|text| Value::String(text.to_owned())),
             Base::Scalar(scalar) => self::scalar(*scalar, reader),
             // Linked definitions have an index for every message field.
             Base::Message(_) => Ok(Value::Null),
@@ -139,7 +161,10 @@ fn scalar(scalar: Scalar, reader: &mut Reader<'_>) -> Result<Value, Fault> {
 
 /// The shortest decimal that is this `float32`: 0.1 and not 0.10000000149011612.
 fn float32(value: f32) -> Value {
-    let short = value.to_string().parse::<f64>().unwrap_or_else(|_| value.into());
+    let short = value
+        .to_string()
+        .parse::<f64>()
+        .unwrap_or_else(|_| value.into());
     // Rounding twice can miss in theory; the exact value never does.
     #[allow(clippy::cast_possible_truncation)] // That is the check.
     let exact = short as f32 == value;
