@@ -19,7 +19,7 @@ use super::charge::{Charge, in_charge};
 use super::fact::{
     Action, AdviceFact, CommandFact, Id, Intent, NO_ID, Now, OperationMode, Speaker,
 };
-use super::policy::{Confirmer, FUTURE_TOLERANCE, Policy};
+use super::policy::{Confirmer, Policy};
 use super::rule::Rule;
 use super::scene;
 use super::speed::{self, Limit};
@@ -405,9 +405,7 @@ impl Context<'_> {
         } else {
             0
         };
-        if age_ns < -ns(FUTURE_TOLERANCE) {
-            Some(Rule::AdviceFromFuture)
-        } else if age_ns > ns(settings.fresh.advice).saturating_add(patience) {
+        if age_ns > ns(settings.fresh.advice).saturating_add(patience) {
             Some(Rule::AdviceStale)
         } else if fact.command_id != NO_ID && self.inputs.answered().is_none() {
             Some(Rule::CommandUnknown)

@@ -33,3 +33,16 @@ pub mod state;
 mod charge;
 mod scene;
 mod speed;
+
+#[cfg(test)]
+mod command_tests;
+#[cfg(test)]
+mod decide_tests;
+#[cfg(test)]
+mod invariant_tests;
+#[cfg(test)]
+mod policy_tests;
+#[cfg(test)]
+mod scenario;
+#[cfg(test)]
+mod state_tests;

@@ -2,7 +2,7 @@
 //!
 //! Numbers are grouped by ten so that a reader of a log sees the family at once, and never change their meaning: 1x permission,
 //! 2x the advice itself, 3x what the policy refuses, 4x the view of the road, 5x the vehicle's own state, 6x speed, 7x confirmation,
-//! 8x who is in charge, 9x the command.
+//! 8x who is in charge, 9x the command. An advice from the future has no rule: it is refused on arrival.
 
 use super::policy::{MAX_REFUSE_RULES, PolicySettings};
 
@@ -23,8 +23,6 @@ pub enum Rule {
     AdviceExpired,
     /// What the advice is built on is too old.
     AdviceStale,
-    /// The advice is stamped later than now.
-    AdviceFromFuture,
     /// There is no advice.
     AdviceMissing,
     /// The advisor advises nothing.
@@ -84,7 +82,6 @@ impl Rule {
             Rule::ActionNotAllowedInMode,
             Rule::AdviceExpired,
             Rule::AdviceStale,
-            Rule::AdviceFromFuture,
             Rule::AdviceMissing,
             Rule::AdviceNone,
             Rule::CommandUnknown,
@@ -123,7 +120,6 @@ impl Rule {
             Rule::ActionNotAllowedInMode => 11,
             Rule::AdviceExpired => 20,
             Rule::AdviceStale => 21,
-            Rule::AdviceFromFuture => 22,
             Rule::AdviceMissing => 23,
             Rule::AdviceNone => 24,
             Rule::CommandUnknown => 25,
@@ -160,7 +156,6 @@ impl Rule {
             Rule::ActionNotAllowedInMode => "action_not_allowed_in_mode",
             Rule::AdviceExpired => "advice_expired",
             Rule::AdviceStale => "advice_stale",
-            Rule::AdviceFromFuture => "advice_from_future",
             Rule::AdviceMissing => "advice_missing",
             Rule::AdviceNone => "advice_none",
             Rule::CommandUnknown => "command_unknown",

@@ -280,9 +280,7 @@ impl Inputs {
             check_scene(&fact)?;
             check_stamp(fact.stamp_ns, policy.settings().fresh.summary, now)?;
             check_not_future(fact.generated_ns, now)?;
-            if fact.generated_ns < fact.stamp_ns {
-                return Err(Refusal::Inconsistent);
-            }
+            check_written(fact.generated_ns, fact.stamp_ns)?;
             if inputs.summaries.iter().any(|known| *known == fact.id) {
                 return Err(Refusal::Duplicate);
             }
@@ -469,7 +467,7 @@ fn acts_directly(policy: &Policy, fact: &CommandFact) -> bool {
         return false;
     };
     !fact.negated
-        && fact.confidence >= settings.min_command_confidence
+        && (fact.confidence.is_nan() || fact.confidence >= settings.min_command_confidence)
         && settings.allow.contains(action)
 }
 
@@ -482,6 +480,15 @@ fn mode_index(input: Input) -> usize {
 fn check_not_future(stamp_ns: i64, now: Now) -> Result<(), Refusal> {
     if stamp_ns > now.wall_ns.saturating_add(ns(FUTURE_TOLERANCE)) {
         Err(Refusal::StampInFuture)
+    } else {
+        Ok(())
+    }
+}
+
+/// Nothing is written before what it is built on, up to the difference of two clocks.
+fn check_written(generated_ns: i64, stamp_ns: i64) -> Result<(), Refusal> {
+    if generated_ns.saturating_add(ns(FUTURE_TOLERANCE)) < stamp_ns {
+        Err(Refusal::Inconsistent)
     } else {
         Ok(())
     }
@@ -538,7 +545,8 @@ fn check_advice(fact: &AdviceFact) -> Result<(), Refusal> {
     if fact.generated_ns == 0 {
         return Err(Refusal::StampZero);
     }
-    if fact.generated_ns < fact.stamp_ns || fact.valid_until_ns < fact.generated_ns {
+    check_written(fact.generated_ns, fact.stamp_ns)?;
+    if fact.valid_until_ns < fact.generated_ns {
         return Err(Refusal::Inconsistent);
     }
     check_optional(fact.max_speed_mps, 0.0, MAX_LIMIT_MPS)?;
