@@ -1,14 +1,18 @@
 //! What can go wrong between a source file and a finished model folder.
 //!
 //! One enum for the crate: the readers have their own named errors ([`crate::gguf::GgufError`],
-//! [`crate::tensorflow::GraphDefError`]), which are wrapped here with the path of the file they speak about, so that a message
-//! reads from the outside in: file, place in it, what was expected, what was found.
+//! [`crate::tensorflow::GraphDefError`]), which are wrapped here together with the path of the file they speak about, so that a message reads
+//! from the outside in: file, place in it, what was expected, what was found.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::gguf::GgufError;
 use crate::graph::GraphError;
+use crate::llama::LlamaError;
+use crate::ssd::SsdError;
+use crate::tensorflow::GraphDefError;
+use crate::tokenizer::TokenizerError;
 
 /// An error of a conversion. Nothing half-written stays behind when one is returned.
 #[derive(Debug, thiserror::Error)]
@@ -23,14 +27,29 @@ pub enum ForgeError {
         /// The system's answer.
         source: io::Error,
     },
-    /// A GGUF file is malformed, or lacks what the model needs.
-    #[error("GGUF file {}: {source}", path.display())]
-    Gguf {
+    /// Something is wrong with one of the sources.
+    #[error("{}: {source}", path.display())]
+    In {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
-        source: GgufError,
+        /// What is wrong with it.
+        source: Box<ForgeError>,
     },
+    /// A GGUF file is malformed, or lacks what the model needs.
+    #[error("GGUF: {0}")]
+    Gguf(#[from] GgufError),
+    /// A GGUF file is not a llama, or not one that can be built.
+    #[error("llama: {0}")]
+    Llama(#[from] LlamaError),
+    /// A TensorFlow graph is malformed.
+    #[error("GraphDef: {0}")]
+    GraphDef(#[from] GraphDefError),
+    /// A TensorFlow graph is not a detector that can be built.
+    #[error("detector: {0}")]
+    Ssd(#[from] SsdError),
+    /// A vocabulary that cannot be written as a tokenizer.
+    #[error("tokenizer: {0}")]
+    Tokenizer(#[from] TokenizerError),
     /// The graph being built is not well formed, or a tensor does not fit its shape.
     #[error("ONNX graph: {0}")]
     Graph(#[from] GraphError),
@@ -62,6 +81,18 @@ pub enum ForgeError {
 }
 
 impl ForgeError {
+    /// Names the source file an error is about; made for `map_err`. I/O errors and cancellation already say enough.
+    pub(crate) fn in_file(path: &Path) -> impl FnOnce(ForgeError) -> ForgeError + use<> {
+        let path = path.to_path_buf();
+        move |source| match source {
+            ForgeError::Io { .. } | ForgeError::Cancelled => source,
+            other => ForgeError::In {
+                path,
+                source: Box::new(other),
+            },
+        }
+    }
+
     /// Wraps an I/O error with what was tried and where; made for `map_err`.
     pub(crate) fn io(
         action: &'static str,

@@ -18,8 +18,14 @@ pub mod error;
 pub mod folder;
 pub mod gguf;
 pub mod graph;
+pub mod llama;
+pub mod mapped;
 pub mod proto;
+pub mod quantize;
 pub mod recipe;
+pub mod ssd;
+pub mod tensorflow;
+pub mod tokenizer;
 pub mod writer;
 
 pub use error::ForgeError;

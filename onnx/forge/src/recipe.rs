@@ -15,7 +15,20 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::ForgeError;
-use crate::folder::{Description, Draft, ModelFolderSummary, Provenance, Watch, copy_file};
+use crate::folder::{
+    Description, Draft, ModelFolderSummary, Provenance, Watch, copy_file, write_file,
+};
+use crate::gguf::Gguf;
+use crate::llama::{self, Storage};
+use crate::mapped::MappedFile;
+use crate::quantize::CodeFormat;
+use crate::ssd;
+use crate::tensorflow::GraphDef;
+use crate::tokenizer::Vocabulary;
+use crate::writer::write_model;
+
+/// Metadata key of the chat template.
+const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
 
 /// How the matrices of the layers are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,16 +134,132 @@ pub fn build(
                 recipe: json,
             }
         }
-        Recipe::GgufLlama { .. } | Recipe::TensorflowSsd {} => {
-            return Err(ForgeError::Recipe {
-                recipe: recipe.kind(),
-                field: "kind",
-                expected: "copy".into(),
-                found: recipe.kind().into(),
-            });
+        Recipe::GgufLlama {
+            weights,
+            accuracy_level,
+            head,
+        } => {
+            let options = llama_options(*weights, *accuracy_level, *head)?;
+            let source = only_source(recipe.kind(), sources)?;
+            let config = build_llama(source, options, draft.dir(), watch)
+                .map_err(ForgeError::in_file(source))?;
+            Description {
+                role: "language".into(),
+                family: "llama".into(),
+                config,
+                recipe: json,
+            }
+        }
+        Recipe::TensorflowSsd {} => {
+            let source = only_source(recipe.kind(), sources)?;
+            let config =
+                build_ssd(source, draft.dir(), watch).map_err(ForgeError::in_file(source))?;
+            Description {
+                role: "detector".into(),
+                family: "ssd".into(),
+                config,
+                recipe: json,
+            }
         }
     };
     draft.publish(about, &what, watch)
+}
+
+/// The recipe's choices as the graph's.
+fn llama_options(
+    weights: WeightFormat,
+    accuracy_level: u8,
+    head: HeadFormat,
+) -> Result<llama::Options, ForgeError> {
+    if ![0, 1, 4].contains(&accuracy_level) {
+        let found = accuracy_level.to_string();
+        return Err(ForgeError::Recipe {
+            recipe: "gguf-llama",
+            field: "accuracy_level",
+            expected: "0, 1 or 4".into(),
+            found,
+        });
+    }
+    let layers = match weights {
+        WeightFormat::Int4Symmetric => Storage::Blocks(CodeFormat::Int4Symmetric),
+        WeightFormat::Int4 => Storage::Blocks(CodeFormat::Int4),
+        WeightFormat::Int8 => Storage::Blocks(CodeFormat::Int8),
+        WeightFormat::Fp32 => Storage::Fp32,
+    };
+    let head = match head {
+        HeadFormat::Int8 => Storage::Blocks(CodeFormat::Int8),
+        HeadFormat::Fp32 => Storage::Fp32,
+    };
+    Ok(llama::Options {
+        layers,
+        head,
+        accuracy_level,
+    })
+}
+
+/// GGUF → model.onnx, model.onnx.data, tokenizer.json, chat_template.jinja; returns the config for `llmasos.json`.
+fn build_llama(
+    source: &Path,
+    options: llama::Options,
+    dir: &Path,
+    watch: &mut Watch<'_>,
+) -> Result<serde_json::Value, ForgeError> {
+    let file = MappedFile::open(source)?;
+    let gguf = Gguf::parse(file.bytes())?;
+    let config = llama::Config::read(&gguf)?;
+    let vocabulary = Vocabulary::read(&gguf, config.vocab)?;
+    write_model(llama::graph(&gguf, &config, options)?, dir, watch)?;
+    write_file(&dir.join("tokenizer.json"), &vocabulary.to_json())?;
+    if gguf.metadata().contains_key(CHAT_TEMPLATE) {
+        write_file(
+            &dir.join("chat_template.jinja"),
+            gguf.string(CHAT_TEMPLATE)?.as_bytes(),
+        )?;
+    }
+    Ok(serde_json::json!({
+        "layers": config.layers,
+        "hidden": config.hidden,
+        "heads": config.heads,
+        "kv_heads": config.kv_heads,
+        "head_dim": config.head_dim,
+        "vocab": config.vocab,
+        "context": config.context,
+        "rope_base": config.rope_base,
+        "bos": vocabulary.bos,
+        "eos": vocabulary.eos,
+        "accuracy_level": options.accuracy_level,
+    }))
+}
+
+/// Frozen graph → model.onnx, model.onnx.data; returns the config for `llmasos.json`.
+fn build_ssd(
+    source: &Path,
+    dir: &Path,
+    watch: &mut Watch<'_>,
+) -> Result<serde_json::Value, ForgeError> {
+    let file = MappedFile::open(source)?;
+    let nodes = GraphDef::parse(file.bytes())?;
+    let detector = ssd::detector(&nodes)?;
+    write_model(detector.graph, dir, watch)?;
+    Ok(
+        serde_json::json!({ "input": ssd::INPUT_PX, "classes": detector.classes, "labels": "coco-90" }),
+    )
+}
+
+/// The one source of a recipe that needs one.
+fn only_source<'a>(
+    recipe: &'static str,
+    sources: &'a BTreeMap<String, PathBuf>,
+) -> Result<&'a Path, ForgeError> {
+    let mut paths = sources.values();
+    match (paths.next(), paths.next()) {
+        (Some(path), None) => Ok(path),
+        _ => Err(ForgeError::Sources {
+            recipe,
+            expected: "exactly one source".into(),
+            found: names(sources),
+        }),
+    }
 }
 
 /// Copies the sources named in `files`; target names must be plain file names.

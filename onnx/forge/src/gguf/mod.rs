@@ -14,7 +14,6 @@
 
 mod blocks;
 mod cursor;
-mod map;
 #[cfg(test)]
 mod tests;
 
@@ -22,7 +21,6 @@ use std::collections::BTreeMap;
 
 pub use blocks::BlockFormat;
 use cursor::Cursor;
-pub use map::GgufFile;
 
 /// Most metadata entries; published files have fewer than 100.
 pub const MAX_METADATA: u64 = 4096;

@@ -1,0 +1,1 @@
+//! Attacks come below; first the build.
