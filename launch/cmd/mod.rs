@@ -1,1 +1,2 @@
 //! The verbs of the command line, one file each.
+pub mod model;
