@@ -1,3 +1,5 @@
 //! The launcher: descriptors, command line, model catalogue. Starts and watches, decides nothing.
 
 pub mod cmd;
+pub mod descriptor;
+pub mod models;

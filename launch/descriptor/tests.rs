@@ -1,0 +1,837 @@
+//! The whole reader on whole files: good ones pass, each kind of fault is found at its place, and no edit makes it panic.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::arguments::Overrides;
+use super::check::{DEFAULT_TOKENS_PER_S, Facts, ModelFacts};
+use super::findings::Severity;
+use super::graph::{Clock, FaultKind, FaultTarget, Feed, NodeKind, Params, Restart};
+use super::shape::{Key, Shape, Table};
+use super::tables::ROOT;
+use super::{Loaded, load};
+
+/// A small graph without faults; the cases below each break one thing.
+const GOOD: &str = "\
+llmasos: launch/v1
+name: small
+duration: 10s
+models:
+  asr: { use: moonshine-tiny-en }
+  vad: { use: silero-vad }
+  detector: { use: ssd-mobilenet-v2-coco }
+  language: { use: smollm2, context: 1024, kv: 48MiB }
+compute: { threads: 2, memory: 400MiB }
+topics:
+  audio: { type: audio_common_msgs/AudioStamped, rate: 50Hz, max_age: 200ms }
+  image: { type: sensor_msgs/Image, rate: 2Hz, max_age: 800ms }
+  odometry: { type: nav_msgs/Odometry, rate: 20Hz, max_age: 150ms }
+  command: { type: llmasos_msgs/SpeechCommand, event: true, queue: fifo(10) }
+  summary: { type: llmasos_msgs/PerceptionSummary, lifespan: 2s }
+  advice: { type: llmasos_msgs/PlannerAdvice, event: true, lifespan: 3s }
+  verdict: { type: llmasos_msgs/GateVerdict, rate: 10Hz }
+nodes:
+  speech:
+    kind: speech-command
+    models: { asr: asr, vad: vad, language: language }
+    in: { audio: audio }
+    out: { command: command }
+    budget: { response: 600ms }
+  summary:
+    kind: perception-summary
+    models: { detector: detector, language: language }
+    in: { image: image, ego: odometry }
+    out: { summary: summary }
+    budget: { response: 900ms, tokens: 32 }
+  advisor:
+    kind: planner-advisor
+    models: { language: language }
+    start_after: { speech: ready }
+    in: { command: command, summary: { topic: summary, queue: latest }, ego: odometry }
+    out: { advice: advice }
+    budget: { response: 1200ms, tokens: 40 }
+gate:
+  in: { advice: advice, command: command, summary: summary, ego: odometry }
+  out: { verdict: verdict }
+  allow: [KEEP, STOP]
+  max_speed: { max: 13.9 m/s, accelerate: 1.5 m/s2, decelerate: 3.0 m/s2 }
+  refuse_when:
+    red_light: { traffic_light: RED, actions: [KEEP] }
+sources:
+  - { topic: audio, wav: a.wav, at: 1s }
+  - { topic: image, images: { catalogue: street-images }, rate: 2Hz }
+  - { topic: odometry, jsonl: o.jsonl }
+expect:
+  - { at: 2s..5s, topic: verdict, where: { verdict: ACCEPTED } }
+";
+
+/// What to replace in [`GOOD`], by what, and the first error that must come of it, or the first warning if there is none.
+const CASES: &[(&str, &str, &str)] = &[
+    // The file as such.
+    (
+        "launch/v1",
+        "launch/v2",
+        "1:10: error: this reader reads launch/v1, the descriptor is \"launch/v2\"",
+    ),
+    (
+        "name: small\n",
+        "",
+        "1:1: error: a descriptor needs the field \"name\" (name of the graph)",
+    ),
+    (
+        "name: small",
+        "nmae: small",
+        "2:1: error: unknown field \"nmae\" (did you mean \"name\"?)",
+    ),
+    (
+        "name: small",
+        "name: [",
+        "3:1: error: this is not YAML: invalid indentation",
+    ),
+    (
+        "duration: 10s",
+        "duration: 10s\nname: other",
+        "4:1: error: duplicate key \"name\", first at 2:1",
+    ),
+    // Units and kinds.
+    (
+        "response: 600ms",
+        "response: 600",
+        "24:25: error: expected a duration such as 800ms, found the number 600 (write 600ms or 600s)",
+    ),
+    (
+        "response: 600ms",
+        "response: 600 m/s",
+        "24:25: error: expected a duration such as 800ms, found \"600 m/s\"",
+    ),
+    (
+        "max: 13.9 m/s",
+        "max: 13.9",
+        "42:21: error: expected a speed such as 13.9 m/s, found the number 13.9 (write 13.9 m/s or 13.9 km/h)",
+    ),
+    (
+        "max: 13.9 m/s",
+        "max: 139 m/s",
+        "42:21: error: max is 139 m/s, expected more than 0 and at most 100 m/s",
+    ),
+    (
+        "kv: 48MiB",
+        "kv: 48",
+        "8:48: error: expected a size such as 180MiB, found the number 48 (write 48MiB or 48MB)",
+    ),
+    (
+        "rate: 50Hz",
+        "rate: 50",
+        "11:56: error: expected a rate such as 50Hz, found the number 50 (write 50Hz or 50kHz)",
+    ),
+    (
+        "threads: 2",
+        "threads: two",
+        "9:21: error: expected a whole number, found \"two\"",
+    ),
+    (
+        "threads: 2",
+        "threads: 0",
+        "9:21: error: 0 is out of range, expected 1 to 1024",
+    ),
+    (
+        "at: 2s..5s",
+        "at: 5s..2s",
+        "50:11: error: expected a span of time such as 6s..9s, found \"5s..2s\" (the end must come after the start)",
+    ),
+    (
+        "fifo(10)",
+        "fifo",
+        "14:68: error: a fifo needs its depth (write fifo(10))",
+    ),
+    (
+        "fifo(10)",
+        "fifo(0)",
+        "14:68: error: a queue of 0, expected 1 to 1000",
+    ),
+    (
+        "event: true, queue",
+        "event: yes, queue",
+        "14:55: error: expected true or false, found \"yes\"",
+    ),
+    // Names.
+    (
+        "queue: latest",
+        "queu: latest",
+        "35:56: error: unknown field \"queu\" (did you mean \"queue\"?)",
+    ),
+    (
+        "{ image: image,",
+        "{ imgae: image,",
+        "28:11: error: unknown port \"imgae\" (did you mean \"image\"?)",
+    ),
+    (
+        "detector: detector, language",
+        "detektor: detector, language",
+        "27:15: error: unknown role \"detektor\" (did you mean \"detector\"?)",
+    ),
+    (
+        "kind: planner-advisor",
+        "kind: planner-adviser",
+        "32:11: error: unknown kind \"planner-adviser\" (did you mean \"planner-advisor\"?)",
+    ),
+    (
+        "sensor_msgs/Image",
+        "sensor_msgs/Imag",
+        "12:18: error: unknown message type \"sensor_msgs/Imag\" (did you mean \"sensor_msgs/Image\"?)",
+    ),
+    (
+        "[KEEP, STOP]",
+        "[KEEP, STPO]",
+        "41:17: error: unknown action \"STPO\" (did you mean \"STOP\"?)",
+    ),
+    (
+        "verdict: ACCEPTED",
+        "verdict: ACCEPTD",
+        "50:53: error: unknown value \"ACCEPTD\" (did you mean \"ACCEPTED\"?)",
+    ),
+    // Wiring.
+    (
+        "ego: odometry }\n    out: { advice",
+        "ego: odometri }\n    out: { advice",
+        "35:78: error: unknown topic \"odometri\" (did you mean \"odometry\"?)",
+    ),
+    (
+        "{ image: image,",
+        "{ image: odometry,",
+        "28:18: error: port image of summary expects sensor_msgs/msg/Image or sensor_msgs/msg/CompressedImage, the topic odometry carries \
+         nav_msgs/msg/Odometry, declared at small.yaml:13:3 (topics that fit: image)",
+    ),
+    (
+        "out: { summary: summary }",
+        "out: { summary: advice }",
+        "29:21: error: port summary of summary expects llmasos_msgs/msg/PerceptionSummary, the topic advice carries \
+         llmasos_msgs/msg/PlannerAdvice, declared at small.yaml:16:3 (topics that fit: summary)",
+    ),
+    (
+        "  - { topic: odometry, jsonl: o.jsonl }\n",
+        "",
+        "28:30: error: port ego of summary reads odometry, which nobody publishes: no node, no source (add a source, or write /topic if \
+         the vehicle publishes it)",
+    ),
+    (
+        "  - { topic: odometry, jsonl: o.jsonl }",
+        "  - { topic: odometry, jsonl: o.jsonl }\n  - { topic: summary, jsonl: o.jsonl }",
+        "49:5: error: two publishers on summary: this source and port summary of summary at small.yaml:29:21",
+    ),
+    (
+        "  - { topic: odometry, jsonl: o.jsonl }",
+        "  - { topic: odometry, jsonl: o.jsonl }\n  - { topic: odometry, wav: a.wav }",
+        "49:5: error: this source expects audio_common_msgs/msg/AudioStamped or audio_common_msgs/msg/AudioData or \
+         audio_common_msgs/msg/AudioDataStamped, the topic odometry carries nav_msgs/msg/Odometry, declared at small.yaml:13:3 (topics \
+         that fit: audio)",
+    ),
+    (
+        "  verdict: { type",
+        "  unused: { type: std_msgs/String }\n  verdict: { type",
+        "17:3: warning: the topic unused is used by nobody",
+    ),
+    (
+        "{ command: command, summary",
+        "{ command: advice, summary",
+        "35:20: error: port command of advisor expects llmasos_msgs/msg/SpeechCommand, the topic advice carries \
+         llmasos_msgs/msg/PlannerAdvice, declared at small.yaml:16:3 (topics that fit: command)",
+    ),
+    (
+        "in: { advice: advice,",
+        "in: {",
+        "39:3: error: the gate does not read the advice of advisor (add advice: advice under gate.in)",
+    ),
+    (
+        "in: { advice: advice, command: command,",
+        "in: { advice: advice,",
+        "39:7: error: the gate needs the port \"command\" (STOP and PULL_OVER come straight from speech)",
+    ),
+    (
+        "max_age: 800ms",
+        "max_age: 100ms",
+        "12:3: warning: max_age 100ms is shorter than the period at 2Hz (500ms): stale before the next one comes",
+    ),
+    // Models and budgets.
+    (
+        "language: language }\n    start_after",
+        "language: lang }\n    start_after",
+        "33:25: error: unknown model \"lang\" (did you mean \"language\"?)",
+    ),
+    (
+        "use: smollm2",
+        "use: smollm",
+        "8:20: error: unknown catalogue entry \"smollm\" (did you mean \"smollm2\"?)",
+    ),
+    (
+        "vad: vad, language: language",
+        "language: language",
+        "19:3: error: speech has the port audio but no model for vad (add vad under models)",
+    ),
+    (
+        "asr: asr, vad",
+        "asr: detector, vad",
+        "21:20: error: speech needs a model with the role speech-recognition as asr, detector (ssd-mobilenet-v2-coco) is detector",
+    ),
+    (
+        "compute: {",
+        "  spare: { use: smollm2 }\ncompute: {",
+        "9:17: warning: the model spare is used by no node",
+    ),
+    (
+        "tokens: 40",
+        "tokens: 400",
+        "37:41: error: 400 tokens take 3478ms at 115 tokens/s, the response must come within 1.2s (at most 138 tokens fit)",
+    ),
+    (
+        "response: 900ms",
+        "response: 2500ms",
+        "29:21: warning: an answer may take 2.5s, the topic summary lets it live for 2s",
+    ),
+    (
+        "memory: 400MiB",
+        "memory: 200MiB",
+        "9:32: error: the models need 288MiB together (asr 60MiB, detector 60MiB, language 108MiB, vad 60MiB), compute.memory allows 200MiB",
+    ),
+    (
+        "vad: { use: silero-vad }",
+        "vad: { use: absent, fetch: never }",
+        "6:15: error: absent is not in the cache and fetch is never (run llmasos model pull absent while there is a network)",
+    ),
+    (
+        "{ detector: detector, language",
+        "{ language",
+        "25:3: error: summary has the port image but no model for detector (add detector under models)",
+    ),
+    // Order, time, faults, rules.
+    (
+        "start_after: { speech",
+        "start_after: { speach",
+        "34:20: error: unknown node \"speach\" (did you mean \"speech\"?)",
+    ),
+    (
+        "start_after: { speech",
+        "start_after: { advisor",
+        "34:20: error: start_after goes in a circle: advisor after advisor",
+    ),
+    (
+        "at: 2s..5s",
+        "at: 8s..12s",
+        "50:5: error: expected 8s..12s, the run ends at 10s",
+    ),
+    (
+        "wav: a.wav, at: 1s",
+        "wav: none.wav, at: 1s",
+        "46:5: error: none.wav is not there",
+    ),
+    (
+        "wav: a.wav, at: 1s",
+        "wav: a.wav, text: b",
+        "46:5: error: a source has exactly one of wav, images, jsonl, text, fault, found wav and text",
+    ),
+    (
+        "wav: a.wav, at: 1s",
+        "wav: a.wav, rate: 2Hz",
+        "46:33: error: a source with wav has no \"rate\" (known: topic, at, until, from, for)",
+    ),
+    (
+        "  - { topic: audio, wav: a.wav, at: 1s }",
+        "  - { topic: audio, wav: a.wav }\n  - { fault: kill, node: adviser, at: 1s }",
+        "47:5: error: unknown node \"adviser\" (did you mean \"advisor\"?)",
+    ),
+    (
+        "traffic_light: RED",
+        "zone: AHEAD, traffic_light: RED",
+        "44:5: error: a rule is about a light or about an object, not both (write two rules: either one refuses)",
+    ),
+    (
+        "{ traffic_light: RED, actions",
+        "{ actions",
+        "44:5: error: this rule has no condition: it would always refuse (add traffic_light, zone, time_to_contact or distance)",
+    ),
+];
+
+fn catalogue() -> BTreeMap<String, ModelFacts> {
+    let model = |name: &str, role: &str, present| {
+        (
+            name.to_owned(),
+            ModelFacts {
+                role: role.to_owned(),
+                present,
+                bytes: 60 << 20,
+            },
+        )
+    };
+    BTreeMap::from([
+        model("smollm2", "language", true),
+        model("moonshine-tiny-en", "speech-recognition", true),
+        model("silero-vad", "voice-activity", true),
+        model("ssd-mobilenet-v2-coco", "detector", true),
+        model("street-images", "data", true),
+        model("human-speech", "data", true),
+        model("absent", "voice-activity", false),
+    ])
+}
+
+fn read_with(
+    path: &Path,
+    words: &[&str],
+    profiles: &[&str],
+    exists: &dyn Fn(&Path) -> bool,
+) -> Result<Loaded, Vec<String>> {
+    let own = |list: &[&str]| -> Vec<String> { list.iter().map(|w| (*w).to_owned()).collect() };
+    let overrides = Overrides::parse(&own(words), &own(profiles)).unwrap();
+    let facts = Facts {
+        catalogue: Some(catalogue()),
+        tokens_per_s: DEFAULT_TOKENS_PER_S,
+        exists,
+    };
+    load(path, &overrides, &|_| None, &facts)
+        .map_err(|rejected| rejected.findings.lines(&rejected.files))
+}
+
+/// Reads a text as `small.yaml`; findings without the folder they were in.
+fn read(text: &str) -> Result<Loaded, Vec<String>> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("small.yaml");
+    std::fs::write(&path, text).unwrap();
+    let prefix = format!("{}/", folder.path().display());
+    read_with(&path, &[], &[], &|p| !p.ends_with("none.wav"))
+        .map_err(|lines| lines.iter().map(|l| l.replace(&prefix, "")).collect())
+}
+
+fn launch_file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("launch")
+        .join(name)
+}
+
+#[test]
+fn the_small_graph_is_good() {
+    let Loaded { findings, .. } = read(GOOD).unwrap();
+    assert_eq!(
+        findings.iter().collect::<Vec<_>>(),
+        Vec::<&super::findings::Finding>::new()
+    );
+}
+
+#[test]
+fn every_fault_is_found_at_its_place() {
+    let mut wrong = Vec::new();
+    for (from, to, expected) in CASES {
+        assert_eq!(
+            GOOD.matches(from).count(),
+            1,
+            "{from:?} must stand once in the good graph"
+        );
+        let lines = match read(&GOOD.replace(from, to)) {
+            Err(lines) => lines,
+            Ok(loaded) => loaded.findings.lines(&loaded.graph.files),
+        };
+        let strip = |line: &String| {
+            line.rsplit_once("/small.yaml:")
+                .map_or(line.replacen("small.yaml:", "", 1), |(_, l)| l.to_owned())
+        };
+        let found: Vec<String> = lines.iter().map(strip).collect();
+        let first = |severity: &str| {
+            found
+                .iter()
+                .find(|l| l.contains(severity))
+                .map(String::as_str)
+        };
+        if first(": error: ").or(first(": warning: ")) != Some(*expected) {
+            wrong.push(format!(
+                "{from:?} -> {to:?}\n  expected {expected}\n  found    {found:#?}"
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn an_advisor_needs_a_gate() {
+    let start = GOOD.find("gate:\n").unwrap();
+    let end = GOOD.find("sources:").unwrap();
+    let lines = read(&format!("{}{}", &GOOD[..start], &GOOD[end..])).unwrap_err();
+    let message = "31:3: error: advisor is a planner-advisor without a gate: nothing would check its advice (add gate: { in: { advice: advice } })";
+    assert!(lines.iter().any(|l| l.ends_with(message)), "{lines:#?}");
+}
+
+#[test]
+fn several_faults_are_said_at_once() {
+    let text = GOOD
+        .replace("threads: 2", "threads: two")
+        .replace("queue: latest", "queu: latest")
+        .replace("[KEEP, STOP]", "[]")
+        .replace("600ms", "600");
+    let lines = read(&text).unwrap_err();
+    assert_eq!(lines.len(), 3, "{lines:#?}");
+}
+
+#[test]
+fn a_circle_of_nodes_is_shown() {
+    let text = GOOD
+        .replace(
+            "    kind: speech-command\n",
+            "    kind: speech-command\n    start_after: { summary: ready }\n",
+        )
+        .replace(
+            "    kind: perception-summary\n",
+            "    kind: perception-summary\n    start_after: { advisor: ready }\n",
+        );
+    let lines = read(&text).unwrap_err();
+    assert!(
+        lines[0].contains("circle: speech after summary after advisor after speech"),
+        "{lines:#?}"
+    );
+}
+
+#[test]
+fn the_demo_passes_and_means_what_it_says() {
+    let Loaded { graph, findings } =
+        read_with(&launch_file("demo.yaml"), &[], &[], &|p| p.exists()).unwrap();
+    assert_eq!(
+        (
+            findings.count(Severity::Error),
+            findings.count(Severity::Warning)
+        ),
+        (0, 0),
+        "{:#?}",
+        findings.lines(&graph.files)
+    );
+    assert_eq!(
+        (graph.name.as_str(), graph.namespace.as_str(), &graph.clock),
+        ("demo", "ego", &Clock::Wall)
+    );
+    assert_eq!(graph.duration, Some(Duration::from_secs(46)));
+    let advisor = graph.node("advisor").unwrap();
+    assert_eq!(
+        (advisor.kind, advisor.model("language"), advisor.priority),
+        (NodeKind::PlannerAdvisor, Some("language"), 60)
+    );
+    let Params::Speech(speech) = &graph.node("speech").unwrap().params else {
+        panic!("speech has the parameters of speech")
+    };
+    assert_eq!(
+        speech.pull_over_words.as_deref(),
+        Some(&["pull over".to_owned()][..])
+    );
+    let gate = graph.gate.as_ref().unwrap();
+    assert_eq!(
+        (gate.max_speed_mps, gate.inputs["ego"].max_age),
+        (13.9, Some(Duration::from_millis(300)))
+    );
+    assert_eq!(
+        (
+            graph.restart("gate").restart,
+            graph.restart("gate").max_count
+        ),
+        (Restart::Always, None)
+    );
+    assert_eq!(graph.restart("speech").max_count, Some(5));
+    let stall = graph
+        .sources
+        .iter()
+        .find(|s| {
+            matches!(
+                s.feed,
+                Feed::Fault {
+                    kind: FaultKind::Stall { .. },
+                    ..
+                }
+            )
+        })
+        .unwrap();
+    let hold = Duration::from_secs(3);
+    assert_eq!(
+        stall.feed,
+        Feed::Fault {
+            kind: FaultKind::Stall { hold },
+            target: FaultTarget::Model("language".into())
+        }
+    );
+    assert_eq!(graph.expect.len(), 13);
+    assert_eq!(
+        graph.expect[2].describe(),
+        "6s..11s llmasos/gate/verdict verdict is ACCEPTED or is CLIPPED, action is SLOW_DOWN"
+    );
+}
+
+#[test]
+fn the_demo_takes_arguments() {
+    let Loaded { graph, .. } = read_with(
+        &launch_file("demo.yaml"),
+        &["vehicle:=ego2", "summary:=false", "threads:=1"],
+        &[],
+        &|p| p.exists(),
+    )
+    .unwrap();
+    assert_eq!(
+        (
+            graph.namespace.as_str(),
+            graph.compute.threads,
+            graph.nodes.len()
+        ),
+        ("ego2", 1, 2)
+    );
+    let Loaded { graph, .. } = read_with(
+        &launch_file("demo.yaml"),
+        &["__ns:=/fleet/car7"],
+        &[],
+        &|p| p.exists(),
+    )
+    .unwrap();
+    assert_eq!(graph.namespace, "fleet/car7");
+}
+
+#[test]
+fn the_vehicle_passes_and_fetches_nothing() {
+    let Loaded { graph, findings } = read_with(
+        &launch_file("vehicle.yaml"),
+        &["router:=tcp/10.0.0.1:7447"],
+        &[],
+        &|_| false,
+    )
+    .unwrap();
+    assert_eq!(
+        (
+            findings.count(Severity::Error),
+            findings.count(Severity::Warning)
+        ),
+        (0, 0),
+        "{:#?}",
+        findings.lines(&graph.files)
+    );
+    assert!(
+        graph
+            .models
+            .values()
+            .all(|m| m.fetch == super::graph::Fetch::Never)
+    );
+    assert!(
+        graph.zenoh.client
+            && !graph.zenoh.multicast
+            && graph.zenoh.connect == ["tcp/10.0.0.1:7447"]
+    );
+    for topic in graph
+        .topics
+        .iter()
+        .filter(|t| t.topic != "llmasos/speech/text")
+    {
+        assert_eq!(
+            topic.accept,
+            [llmasos_nodes::contract::Accept::Cdr],
+            "{}",
+            topic.topic
+        );
+    }
+}
+
+#[test]
+fn the_flat_form_reads_back_to_the_same_graph() {
+    for name in ["demo.yaml", "vehicle.yaml"] {
+        let overrides = Overrides::default();
+        let mut flat = super::flatten(&launch_file(name), &overrides, &|_| None).unwrap();
+        let shape = Shape::Fields(&ROOT);
+        let shape: &'static Shape = Box::leak(Box::new(shape));
+        super::emit::absolute_paths(&mut flat.root, shape, &flat.files);
+        let text = super::emit::emit(&flat.root);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("flat.yaml");
+        std::fs::write(&path, &text).unwrap();
+        let first = read_with(&launch_file(name), &[], &[], &|_| true)
+            .unwrap()
+            .graph;
+        let second = read_with(&path, &[], &[], &|_| true)
+            .unwrap_or_else(|lines| panic!("{lines:#?}\n{text}"))
+            .graph;
+        assert_eq!(first.topics, second.topics);
+        assert_eq!(
+            first.models.keys().collect::<Vec<_>>(),
+            second.models.keys().collect::<Vec<_>>()
+        );
+        let describe = |g: &super::graph::Graph| -> Vec<String> {
+            g.expect
+                .iter()
+                .map(super::expect::Expect::describe)
+                .collect()
+        };
+        assert_eq!(describe(&first), describe(&second));
+        let feeds = |g: &super::graph::Graph| -> Vec<Feed> {
+            g.sources.iter().map(|s| s.feed.clone()).collect()
+        };
+        assert_eq!(
+            feeds(&first),
+            feeds(&second),
+            "paths mean the same elsewhere"
+        );
+        assert_eq!(super::draw::links(&first), super::draw::links(&second));
+    }
+}
+
+#[test]
+fn drawings_hold_every_node_and_topic() {
+    let graph = read(GOOD).unwrap().graph;
+    for form in [
+        super::draw::Form::Text,
+        super::draw::Form::Dot,
+        super::draw::Form::Mermaid,
+    ] {
+        let drawing = super::draw::draw(&graph, form);
+        for word in [
+            "speech", "summary", "advisor", "gate", "advice", "verdict", "odometry",
+        ] {
+            assert!(drawing.contains(word), "{form:?} lacks {word}:\n{drawing}");
+        }
+    }
+}
+
+/// Walks all tables and calls `see` with each key and where it stands.
+fn walk(table: &'static Table, path: &str, see: &mut dyn FnMut(&'static Key, &str)) {
+    for key in table.keys() {
+        let path = format!("{path}/{}", key.name);
+        see(key, &path);
+        walk_shape(&key.shape, &path, see);
+    }
+}
+
+fn walk_shape(shape: &'static Shape, path: &str, see: &mut dyn FnMut(&'static Key, &str)) {
+    match shape {
+        Shape::Fields(table) | Shape::Input(_, table) => walk(table, path, see),
+        Shape::List(inner) | Shape::Map(inner) => walk_shape(inner, path, see),
+        Shape::Either(shapes) => shapes.iter().for_each(|s| walk_shape(s, path, see)),
+        Shape::Kinds(kinds) => kinds
+            .iter()
+            .for_each(|(kind, table)| walk(table, &format!("{path}:{kind}"), see)),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_schema_has_every_key_with_its_help() {
+    let schema = super::schema::schema().to_string();
+    let mut keys = 0;
+    walk(&ROOT, "", &mut |key, path| {
+        keys += 1;
+        assert!(
+            schema.contains(&format!("\"{}\":", key.name)),
+            "{path} is not in the schema"
+        );
+        assert!(
+            schema.contains(&serde_json::Value::from(key.help).to_string()),
+            "{path} has no help in the schema"
+        );
+    });
+    assert!(keys > 150, "the tables hold {keys} keys");
+}
+
+#[test]
+fn every_message_type_of_a_port_exists() {
+    walk(&ROOT, "", &mut |key, path| match &key.shape {
+        Shape::Input(types, _) => {
+            for name in *types {
+                assert_eq!(
+                    super::wire::canonical(name).as_deref(),
+                    Some(*name),
+                    "{path}"
+                );
+            }
+        }
+        Shape::Output(name) => assert_eq!(
+            super::wire::canonical(name).as_deref(),
+            Some(*name),
+            "{path}"
+        ),
+        _ => {}
+    });
+}
+
+/// Pieces that edits put into files: what people and fuzzers write.
+const PIECES: &[&str] = &[
+    "",
+    " ",
+    "\n",
+    "\t",
+    ":",
+    "- ",
+    "{",
+    "}",
+    "[",
+    "]",
+    "&a ",
+    "*a",
+    "!!str ",
+    "<<: ",
+    "~",
+    "''",
+    "\"",
+    "#",
+    "|\n",
+    ">",
+    "? ",
+    "%",
+    "@",
+    "${arg.x}",
+    "${env.HOME}",
+    "${",
+    "null",
+    "true",
+    "-1",
+    "1e999",
+    "99999999999999999999",
+    ".nan",
+    "0x",
+    "800",
+    "800ms",
+    "-5 m/s",
+    "fifo(9999999999999999999999)",
+    "..",
+    "6s..",
+    "\u{0}",
+    "\u{feff}",
+    "é",
+    "\u{1F697}",
+    "if: false",
+    "include: small.yaml",
+    "a: &a [*a]",
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    /// Whatever somebody does to a file: an answer, never a panic, and every finding points into the file.
+    #[test]
+    fn no_edit_makes_it_panic(edits in prop::collection::vec((0usize..3000, 0usize..40, 0usize..PIECES.len()), 1..6)) {
+        let mut text: Vec<char> = GOOD.chars().collect();
+        for (at, length, piece) in edits {
+            let at = at.min(text.len());
+            let end = (at + length).min(text.len());
+            text.splice(at..end, PIECES[piece].chars());
+        }
+        let text: String = text.into_iter().collect();
+        let lines = u32::try_from(text.lines().count()).unwrap() + 2;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("small.yaml");
+        std::fs::write(&path, &text).unwrap();
+        let facts = Facts { catalogue: Some(catalogue()), tokens_per_s: DEFAULT_TOKENS_PER_S, exists: &|_| true };
+        if let Err(rejected) = load(&path, &Overrides::default(), &|_| None, &facts) {
+            prop_assert!(rejected.findings.has_errors());
+            for finding in rejected.findings.iter() {
+                prop_assert!(finding.at.line <= lines, "{:?} in {} lines", finding, lines);
+            }
+        }
+    }
+
+    /// Bytes that are no descriptor at all.
+    #[test]
+    fn no_text_makes_it_panic(text in "[ -~\\n\\t]{0,400}|\\PC{0,200}") {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("small.yaml");
+        std::fs::write(&path, &text).unwrap();
+        let facts = Facts { catalogue: None, tokens_per_s: 0.0, exists: &|_| true };
+        prop_assert!(load(&path, &Overrides::default(), &|_| None, &facts).is_err());
+    }
+}
