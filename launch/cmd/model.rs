@@ -80,6 +80,9 @@ struct PullArgs {
     /// Use no network: only what is downloaded or was placed by hand
     #[arg(long)]
     offline: bool,
+    /// Build again what is ready, from the files already downloaded
+    #[arg(long)]
+    rebuild: bool,
 }
 
 /// Runs the verb.
@@ -133,7 +136,17 @@ fn usage(error: &ModelError) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(EXIT_USAGE))
 }
 
+/// A reader that has seen enough (`| head -1`) is not a failure.
 fn act(args: &Args, models: &mut Models, cancel: Cancel) -> anyhow::Result<ExitCode> {
+    act_by_verb(args, models, cancel).or_else(|error| {
+        match error.downcast_ref::<std::io::Error>() {
+            Some(io) if io.kind() == std::io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+            _ => Err(error),
+        }
+    })
+}
+
+fn act_by_verb(args: &Args, models: &mut Models, cancel: Cancel) -> anyhow::Result<ExitCode> {
     match &args.verb {
         Verb::List => list(models, args.json),
         Verb::Pull(pull) => fetch_all(models, pull, args.json, cancel),
@@ -234,13 +247,17 @@ fn fetch_all(
             models.store().state(models.catalogue().get(name)?),
             State::Ready { .. }
         );
-        let result = models.ensure(name, policy, &mut reporter);
+        let result = if pull.rebuild {
+            models.rebuild(name, policy, &mut reporter)
+        } else {
+            models.ensure(name, policy, &mut reporter)
+        };
         let mut out = std::io::stdout().lock();
         match result {
             Ok(dir) if is_json => writeln!(
                 out,
                 "{}",
-                json!({"name": name, "state": "ready", "dir": dir, "is_new": !was_ready})
+                json!({"name": name, "state": "ready", "dir": dir, "is_new": !was_ready || pull.rebuild})
             )?,
             Ok(dir) => writeln!(out, "{name} {}", dir.display())?,
             Err(error) => {

@@ -228,21 +228,28 @@ impl Models {
         Ok(folder)
     }
 
-    /// Removes the folder of a model so that the next [`Models::ensure`] builds it again; downloads stay.
+    /// Like [`Models::ensure`], but builds the folder again even if it is good: after a change of the forge itself.
     ///
     /// # Errors
-    /// [`ModelError::Io`], [`ModelError::Cancelled`] while waiting for the lock.
-    pub fn discard(&self, entry: &Entry, reporter: &mut dyn Reporter) -> Result<(), ModelError> {
+    /// As [`Models::ensure`]; the old folder stays until the new one is whole.
+    pub fn rebuild(
+        &mut self,
+        name: &str,
+        policy: FetchPolicy,
+        reporter: &mut dyn Reporter,
+    ) -> Result<PathBuf, ModelError> {
+        let entry = self.catalogue.get(name)?.clone();
+        let folder = self.store.folder(&entry);
         let _held = self
             .store
-            .lock(&format!("{}-{}", entry.name, entry.build_id()), reporter)?;
-        let folder = self.store.folder(entry);
-        match std::fs::remove_dir_all(&folder) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                Err(ModelError::io("removing", &folder, e))
-            }
-            _ => Ok(()),
-        }
+            .lock(&format!("{name}-{}", entry.build_id()), reporter)?;
+        self.build(&entry, policy, reporter)?;
+        reporter.event(Event::Ready {
+            name,
+            dir: &folder,
+            is_new: true,
+        });
+        Ok(folder)
     }
 
     fn build(

@@ -239,6 +239,20 @@ fn a_damaged_folder_is_built_again_without_the_network() {
 }
 
 #[test]
+fn rebuilding_replaces_a_good_folder_without_the_network() {
+    let bench = Bench::new(good);
+    let dir = bench.ensure("tiny", FetchPolicy::Auto).unwrap();
+    std::fs::write(dir.join("left.over"), b"x").unwrap();
+    let before = bench.server.requests().len();
+    let again = bench
+        .models()
+        .rebuild("tiny", FetchPolicy::Never, &mut Silent::default());
+    assert_eq!(again.unwrap(), dir);
+    assert!(!dir.join("left.over").exists() && dir.join("model.onnx").is_file());
+    assert_eq!(bench.server.requests().len(), before);
+}
+
+#[test]
 fn verify_reads_every_byte() {
     let bench = Bench::new(good);
     let dir = bench.ensure("tiny", FetchPolicy::Auto).unwrap();

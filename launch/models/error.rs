@@ -46,26 +46,8 @@ pub enum ModelError {
         dir: PathBuf,
     },
     /// The address of a distribution could not be found out, or the package installer could not get it.
-    #[error(
-        "cannot find where to fetch {file} ({package} {version}): {reason}. Next: {next}, or put the file (sha256 {sha256}) into {} by \
-         hand and run the same command again.", dir.display()
-    )]
-    Resolve {
-        /// Distribution file name.
-        file: String,
-        /// Package name.
-        package: String,
-        /// Package version.
-        version: String,
-        /// What was tried and what happened.
-        reason: String,
-        /// What to do about it.
-        next: String,
-        /// Expected sha256 of the file.
-        sha256: String,
-        /// The cache's folder for distributions.
-        dir: PathBuf,
-    },
+    #[error(transparent)]
+    Resolve(#[from] Box<Unresolved>),
     /// The server refused.
     #[error("{file}: the server answered {status} for {url}. Next: {next}")]
     Status {
@@ -191,6 +173,29 @@ pub enum ModelError {
     /// Somebody pressed Ctrl-C.
     #[error("stopped; what was fetched so far stays, and the same command goes on from there")]
     Cancelled,
+}
+
+/// A distribution that no configured index gives.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "cannot find where to fetch {file} ({package} {version}): {reason}. Next: {next}, or put the file (sha256 {sha256}) into {} by \
+     hand and run the same command again.", dir.display()
+)]
+pub struct Unresolved {
+    /// Distribution file name.
+    pub file: String,
+    /// Package name.
+    pub package: String,
+    /// Package version.
+    pub version: String,
+    /// What was tried and what happened.
+    pub reason: String,
+    /// What to do about it.
+    pub next: String,
+    /// Expected sha256 of the file.
+    pub sha256: String,
+    /// The cache's folder for distributions.
+    pub dir: PathBuf,
 }
 
 impl ModelError {

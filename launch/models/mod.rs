@@ -29,6 +29,6 @@ mod yaml;
 
 pub use catalogue::{Catalogue, Distribution, Entry, Member, Pin, Role, Source};
 pub use ensure::{FetchPolicy, Models, Plan, ensure, plan};
-pub use error::ModelError;
+pub use error::{ModelError, Unresolved};
 pub use report::{Cancel, Console, Event, Reporter, Silent, duration_words, size_words};
 pub use store::{State, Store};

@@ -21,7 +21,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::catalogue::Distribution;
-use super::error::ModelError;
+use super::error::{ModelError, Unresolved};
 use super::http::{self, Address};
 use super::index;
 use super::report::{Event, Reporter};
@@ -135,7 +135,7 @@ impl Resolver {
             .arg(format!("{}=={}", wanted.package, wanted.version));
         let failed = |reason: String, next: &str| {
             let parent = dir.parent().map(Path::to_owned).unwrap_or_default();
-            ModelError::Resolve {
+            ModelError::Resolve(Box::new(Unresolved {
                 file: wanted.file.clone(),
                 package: wanted.package.clone(),
                 version: wanted.version.clone(),
@@ -143,7 +143,7 @@ impl Resolver {
                 next: next.to_owned(),
                 sha256: wanted.pin.sha256.clone(),
                 dir: parent,
-            }
+            }))
         };
         let finished = match run(command, DOWNLOAD_TIMEOUT, reporter) {
             Ok(finished) => finished,

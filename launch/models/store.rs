@@ -321,6 +321,8 @@ impl Store {
         let Ok(stat) = nix::sys::statvfs::statvfs(&self.root) else {
             return Ok(());
         };
+        // 32 bits wide on 32-bit computers.
+        #[allow(clippy::useless_conversion, reason = "the width depends on the target")]
         let available =
             u64::from(stat.blocks_available()).saturating_mul(u64::from(stat.fragment_size()));
         if needed.saturating_add(SPARE_BYTES) > available {

@@ -47,11 +47,10 @@ fn archive(files: &[(&str, &[u8])]) -> Vec<u8> {
     writer.finish().unwrap().into_inner()
 }
 
+type Unpacked = Result<Vec<(String, PathBuf)>, ModelError>;
+
 /// Unpacks into a fresh folder and returns the result with everything that then lies there or beside it.
-fn run(
-    bytes: &[u8],
-    members: &[Member],
-) -> (Result<Vec<(String, PathBuf)>, ModelError>, Vec<String>) {
+fn run(bytes: &[u8], members: &[Member]) -> (Unpacked, Vec<String>) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("w.whl");
     std::fs::write(&path, bytes).unwrap();
