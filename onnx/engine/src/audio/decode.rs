@@ -33,7 +33,11 @@ pub(super) fn best_token(scores: &[f32]) -> Option<(u32, f32)> {
         }
     }
     let (index, top) = best?;
-    let sum: f32 = scores.iter().filter(|score| score.is_finite()).map(|score| (score - top).exp()).sum();
+    let sum: f32 = scores
+        .iter()
+        .filter(|score| score.is_finite())
+        .map(|score| (score - top).exp())
+        .sum();
     Some((u32::try_from(index).ok()?, 1.0 / sum))
 }
 
@@ -41,7 +45,9 @@ pub(super) fn best_token(scores: &[f32]) -> Option<(u32, f32)> {
 pub(super) fn repeated_tail(tokens: &[u32]) -> Option<usize> {
     for phrase in 1..=PHRASE_MAX {
         let repeats = REPEATS_MIN.max(REPEATED_TOKENS_MIN.div_ceil(phrase));
-        let Some(start) = tokens.len().checked_sub(phrase * repeats) else { continue };
+        let Some(start) = tokens.len().checked_sub(phrase * repeats) else {
+            continue;
+        };
         let tail = &tokens[start..];
         if tail[phrase..] == tail[..tail.len() - phrase] {
             return Some(start + phrase);
@@ -66,8 +72,12 @@ mod tests {
         assert_eq!(best_token(&[0.0, 0.0]), Some((0, 0.5)));
         let (index, probability) = best_token(&[1.0, 3.0, 2.0]).unwrap();
         // softmax([1, 3, 2])[1]
-        assert!(index == 1 && (probability - 0.665_241).abs() < 1e-5, "{index} {probability}");
-        let (index, probability) = best_token(&[f32::NAN, 1.0, f32::INFINITY, f32::NEG_INFINITY]).unwrap();
+        assert!(
+            index == 1 && (probability - 0.665_241).abs() < 1e-5,
+            "{index} {probability}"
+        );
+        let (index, probability) =
+            best_token(&[f32::NAN, 1.0, f32::INFINITY, f32::NEG_INFINITY]).unwrap();
         assert_eq!((index, probability), (1, 1.0));
         assert_eq!(best_token(&[1e30, -1e30]), Some((0, 1.0)));
         assert_eq!(best_token(&[]), None);
@@ -80,10 +90,26 @@ mod tests {
             (vec![], None, "nothing"),
             (vec![7; 11], None, "one word eleven times"),
             (vec![7; 12], Some(1), "one word twelve times"),
-            ([vec![1, 2, 3], [4, 5].repeat(6)].concat(), Some(5), "two words six times"),
-            ([vec![1, 2, 3], [4, 5].repeat(5)].concat(), None, "two words five times"),
-            ((0..10).collect::<Vec<u32>>().repeat(4), Some(10), "a sentence four times"),
-            ((0..17).collect::<Vec<u32>>().repeat(9), None, "longer than any phrase looked for"),
+            (
+                [vec![1, 2, 3], [4, 5].repeat(6)].concat(),
+                Some(5),
+                "two words six times",
+            ),
+            (
+                [vec![1, 2, 3], [4, 5].repeat(5)].concat(),
+                None,
+                "two words five times",
+            ),
+            (
+                (0..10).collect::<Vec<u32>>().repeat(4),
+                Some(10),
+                "a sentence four times",
+            ),
+            (
+                (0..17).collect::<Vec<u32>>().repeat(9),
+                None,
+                "longer than any phrase looked for",
+            ),
         ];
         for (tokens, expected, why) in cases {
             assert_eq!(repeated_tail(&tokens), expected, "{why}");

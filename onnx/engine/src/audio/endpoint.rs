@@ -92,9 +92,14 @@ pub enum EndReason {
 enum State {
     Silence,
     /// Speech since the frame `first`, not long enough yet.
-    Candidate { first: u64 },
+    Candidate {
+        first: u64,
+    },
     /// In an utterance that keeps samples from `start`; `last` is the last frame that was not silence.
-    Speech { start: u64, last: u64 },
+    Speech {
+        start: u64,
+        last: u64,
+    },
 }
 
 /// The machine in the picture above.
@@ -123,19 +128,68 @@ impl Endpointer {
     pub fn new(options: &EndpointOptions) -> Result<Endpointer, AudioError> {
         let check = |field, found: f64, min: f64, max: f64| {
             // Written so that NaN fails.
-            if found >= min && found <= max { Ok(()) } else { Err(AudioError::Setting { field, found, min, max }) }
+            if found >= min && found <= max {
+                Ok(())
+            } else {
+                Err(AudioError::Setting {
+                    field,
+                    found,
+                    min,
+                    max,
+                })
+            }
         };
         let longest = f64::from(MAX_DURATION_MS);
         let speech = f64::from(options.speech_threshold);
-        check("frame_samples", f64::from(options.frame_samples), 1.0, 1_600.0)?;
-        check("speech_threshold", speech, f64::from(f32::MIN_POSITIVE), 1.0)?;
-        check("silence_threshold", f64::from(options.silence_threshold), 0.0, speech)?;
-        check("max_utterance_ms", f64::from(options.max_utterance_ms), 500.0, longest)?;
+        check(
+            "frame_samples",
+            f64::from(options.frame_samples),
+            1.0,
+            1_600.0,
+        )?;
+        check(
+            "speech_threshold",
+            speech,
+            f64::from(f32::MIN_POSITIVE),
+            1.0,
+        )?;
+        check(
+            "silence_threshold",
+            f64::from(options.silence_threshold),
+            0.0,
+            speech,
+        )?;
+        check(
+            "max_utterance_ms",
+            f64::from(options.max_utterance_ms),
+            500.0,
+            longest,
+        )?;
         let longest = f64::from(options.max_utterance_ms);
-        check("min_speech_ms", f64::from(options.min_speech_ms), 0.0, longest / 4.0)?;
-        check("hang_over_ms", f64::from(options.hang_over_ms), 1.0, longest)?;
-        check("pre_roll_ms", f64::from(options.pre_roll_ms), 0.0, longest / 2.0)?;
-        check("tail_ms", f64::from(options.tail_ms), 0.0, f64::from(options.hang_over_ms))?;
+        check(
+            "min_speech_ms",
+            f64::from(options.min_speech_ms),
+            0.0,
+            longest / 4.0,
+        )?;
+        check(
+            "hang_over_ms",
+            f64::from(options.hang_over_ms),
+            1.0,
+            longest,
+        )?;
+        check(
+            "pre_roll_ms",
+            f64::from(options.pre_roll_ms),
+            0.0,
+            longest / 2.0,
+        )?;
+        check(
+            "tail_ms",
+            f64::from(options.tail_ms),
+            0.0,
+            f64::from(options.hang_over_ms),
+        )?;
         let frame_samples = u64::from(options.frame_samples);
         let frames = |ms: u32| (u64::from(ms) * SAMPLES_PER_MS).div_ceil(frame_samples);
         Ok(Endpointer {
@@ -206,7 +260,10 @@ impl Endpointer {
     #[must_use]
     pub fn keep_from(&self) -> u64 {
         match self.state {
-            State::Silence => self.position().saturating_sub(self.pre_roll).max(self.floor),
+            State::Silence => self
+                .position()
+                .saturating_sub(self.pre_roll)
+                .max(self.floor),
             State::Candidate { first } => self.start_of(first),
             State::Speech { start, .. } => start,
         }
@@ -227,22 +284,32 @@ impl Endpointer {
             return Some(self.end(start, last, EndReason::Silence));
         }
         // A frame is never split, so the cut comes before the frame that would exceed the maximum.
-        (self.position() - start + self.frame_samples > self.max_samples).then(|| self.end(start, last, EndReason::TooLong))
+        (self.position() - start + self.frame_samples > self.max_samples)
+            .then(|| self.end(start, last, EndReason::TooLong))
     }
 
     fn end(&mut self, start: u64, last: u64, reason: EndReason) -> Event {
         let last_speech = (last + 1) * self.frame_samples;
         let end = match reason {
             EndReason::TooLong => self.position(),
-            EndReason::Silence | EndReason::Finished => (last_speech + self.tail).min(self.position()),
+            EndReason::Silence | EndReason::Finished => {
+                (last_speech + self.tail).min(self.position())
+            }
         };
         self.floor = end;
         self.state = State::Silence;
-        Event::SpeechEnd { start, end, last_speech, reason }
+        Event::SpeechEnd {
+            start,
+            end,
+            last_speech,
+            reason,
+        }
     }
 
     fn start_of(&self, first_frame: u64) -> u64 {
-        (first_frame * self.frame_samples).saturating_sub(self.pre_roll).max(self.floor)
+        (first_frame * self.frame_samples)
+            .saturating_sub(self.pre_roll)
+            .max(self.floor)
     }
 }
 
@@ -269,7 +336,14 @@ mod tests {
         let mut endpointer = Endpointer::new(&options()).unwrap();
         let mut events: Vec<Event> = frames
             .chars()
-            .filter_map(|c| endpointer.push(match c { '#' => 0.9, '-' => 0.4, '.' => 0.1, _ => f32::NAN }))
+            .filter_map(|c| {
+                endpointer.push(match c {
+                    '#' => 0.9,
+                    '-' => 0.4,
+                    '.' => 0.1,
+                    _ => f32::NAN,
+                })
+            })
             .collect();
         if finish {
             events.extend(endpointer.finish());
@@ -278,14 +352,22 @@ mod tests {
     }
 
     fn start(frame: u64) -> Event {
-        Event::SpeechStart { sample: frame * 160 }
+        Event::SpeechStart {
+            sample: frame * 160,
+        }
     }
 
     fn end(start: u64, end: u64, last: u64, reason: EndReason) -> Event {
-        Event::SpeechEnd { start: start * 160, end: end * 160, last_speech: last * 160, reason }
+        Event::SpeechEnd {
+            start: start * 160,
+            end: end * 160,
+            last_speech: last * 160,
+            reason,
+        }
     }
 
     #[test]
+    #[rustfmt::skip] // one case a line
     fn table() {
         use EndReason::{Finished, Silence};
         let cases: [(&str, bool, &str, Vec<Event>); 11] = [
@@ -314,26 +396,89 @@ mod tests {
         for event in &events {
             if let Event::SpeechEnd { start, end, .. } = event {
                 assert_eq!(*start, next, "no sample is lost or said twice");
-                assert!(end - start <= 500 * SAMPLES_PER_MS, "{event:?} is longer than the maximum");
+                assert!(
+                    end - start <= 500 * SAMPLES_PER_MS,
+                    "{event:?} is longer than the maximum"
+                );
                 next = *end;
             }
         }
         assert_eq!(next, 120 * 160, "{events:?}");
-        assert_eq!(events.iter().filter(|e| matches!(e, Event::SpeechEnd { reason: EndReason::TooLong, .. })).count(), 2);
+        assert_eq!(
+            events
+                .iter()
+                .filter(|e| matches!(
+                    e,
+                    Event::SpeechEnd {
+                        reason: EndReason::TooLong,
+                        ..
+                    }
+                ))
+                .count(),
+            2
+        );
     }
 
     #[test]
     fn settings_are_checked_by_name() {
         let good = options();
         let cases: [(EndpointOptions, &str); 8] = [
-            (EndpointOptions { frame_samples: 0, ..good }, "frame_samples"),
-            (EndpointOptions { speech_threshold: f32::NAN, ..good }, "speech_threshold"),
-            (EndpointOptions { speech_threshold: 1.1, ..good }, "speech_threshold"),
-            (EndpointOptions { silence_threshold: 0.6, ..good }, "silence_threshold"),
-            (EndpointOptions { hang_over_ms: 0, ..good }, "hang_over_ms"),
-            (EndpointOptions { max_utterance_ms: 30_001, ..good }, "max_utterance_ms"),
-            (EndpointOptions { tail_ms: 60, ..good }, "tail_ms"),
-            (EndpointOptions { pre_roll_ms: 400, ..good }, "pre_roll_ms"),
+            (
+                EndpointOptions {
+                    frame_samples: 0,
+                    ..good
+                },
+                "frame_samples",
+            ),
+            (
+                EndpointOptions {
+                    speech_threshold: f32::NAN,
+                    ..good
+                },
+                "speech_threshold",
+            ),
+            (
+                EndpointOptions {
+                    speech_threshold: 1.1,
+                    ..good
+                },
+                "speech_threshold",
+            ),
+            (
+                EndpointOptions {
+                    silence_threshold: 0.6,
+                    ..good
+                },
+                "silence_threshold",
+            ),
+            (
+                EndpointOptions {
+                    hang_over_ms: 0,
+                    ..good
+                },
+                "hang_over_ms",
+            ),
+            (
+                EndpointOptions {
+                    max_utterance_ms: 30_001,
+                    ..good
+                },
+                "max_utterance_ms",
+            ),
+            (
+                EndpointOptions {
+                    tail_ms: 60,
+                    ..good
+                },
+                "tail_ms",
+            ),
+            (
+                EndpointOptions {
+                    pre_roll_ms: 400,
+                    ..good
+                },
+                "pre_roll_ms",
+            ),
         ];
         for (bad, expected) in cases {
             match Endpointer::new(&bad) {
@@ -347,7 +492,12 @@ mod tests {
     #[test]
     fn reset_counts_from_zero() {
         let mut endpointer = Endpointer::new(&options()).unwrap();
-        let pass = |e: &mut Endpointer| "...###......".chars().filter_map(|c| e.push(if c == '#' { 0.9 } else { 0.0 })).collect::<Vec<_>>();
+        let pass = |e: &mut Endpointer| {
+            "...###......"
+                .chars()
+                .filter_map(|c| e.push(if c == '#' { 0.9 } else { 0.0 }))
+                .collect::<Vec<_>>()
+        };
         let first = pass(&mut endpointer);
         endpointer.reset();
         assert_eq!(pass(&mut endpointer), first);

@@ -22,7 +22,10 @@ pub mod wer;
 pub use endpoint::{EndReason, EndpointOptions, Endpointer, Event};
 pub use error::AudioError;
 pub use moonshine::{Moonshine, Transcript, TranscriptEnd};
-pub use pcm::{MAX_CHANNELS, MAX_CHUNK_SECONDS, MAX_SAMPLE_RATE_HZ, MIN_SAMPLE_RATE_HZ, PcmSpec, SampleFormat, Samples};
+pub use pcm::{
+    MAX_CHANNELS, MAX_CHUNK_SECONDS, MAX_SAMPLE_RATE_HZ, MIN_SAMPLE_RATE_HZ, PcmSpec, SampleFormat,
+    Samples,
+};
 pub use resample::Resampler;
 pub use utterance::{Heard, Listener, Utterance, UtteranceBuffer};
 pub use vad::VoiceActivity;

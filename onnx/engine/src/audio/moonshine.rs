@@ -19,7 +19,9 @@ use super::decode::{MIN_SAMPLES, best_token, repeated_tail, token_limit};
 use super::{AudioError, MAX_UTTERANCE, Vocabulary};
 use crate::folder::ModelFolder;
 use crate::runtime::Runtime;
-use crate::session::{Dim, Feed, Held, Kind, Session, SessionSpec, TensorSpec, Terminator, Threads};
+use crate::session::{
+    Dim, Feed, Held, Kind, Session, SessionSpec, TensorSpec, Terminator, Threads,
+};
 
 const FAMILY: &str = "moonshine";
 /// Most decoder layers believed in a manifest; the base model has 8.
@@ -120,7 +122,10 @@ impl CacheNames {
                 .map(|name| (format!("past_key_values.{name}"), format!("present.{name}")))
                 .collect()
         };
-        CacheNames { decoder: all("decoder"), encoder: all("encoder") }
+        CacheNames {
+            decoder: all("decoder"),
+            encoder: all("encoder"),
+        }
     }
 
     fn all(&self) -> impl Iterator<Item = &(String, String)> {
@@ -146,7 +151,12 @@ impl Moonshine {
         let config: Config = folder.config()?;
         if !(1..=MAX_LAYERS).contains(&config.layers) {
             let (found, max) = (config.layers as f64, MAX_LAYERS as f64);
-            return Err(AudioError::Setting { field: "layers", found, min: 1.0, max });
+            return Err(AudioError::Setting {
+                field: "layers",
+                found,
+                min: 1.0,
+                max,
+            });
         }
         let vocabulary = Vocabulary::load(folder)?;
         let names = CacheNames::new(config.layers);
@@ -160,12 +170,24 @@ impl Moonshine {
                     TensorSpec::new("input_values", Kind::F32, &[Dim::Any, Dim::Any]),
                     TensorSpec::new("attention_mask", Kind::I64, &[Dim::Any, Dim::Any]),
                 ],
-                outputs: &[TensorSpec::new("last_hidden_state", Kind::F32, &[Dim::Any; 3])],
+                outputs: &[TensorSpec::new(
+                    "last_hidden_state",
+                    Kind::F32,
+                    &[Dim::Any; 3],
+                )],
             },
             Threads::Shared,
         )?;
         let decoder = open_decoder(runtime, folder, &config, &names, vocabulary.len())?;
-        Ok(Moonshine { encoder, decoder, vocabulary, config, names, mask: Vec::new(), padded: Vec::new() })
+        Ok(Moonshine {
+            encoder,
+            decoder,
+            vocabulary,
+            config,
+            names,
+            mask: Vec::new(),
+            padded: Vec::new(),
+        })
     }
 
     /// Recognizes an utterance: samples at 16 kHz in [-1, 1], at most [`MAX_UTTERANCE`].
@@ -177,13 +199,25 @@ impl Moonshine {
     /// # Errors
     /// [`AudioError::UtteranceTooLong`], [`AudioError::NotFinite`], [`AudioError::Stopped`], [`AudioError::Output`],
     /// [`AudioError::Engine`].
-    pub fn transcribe(&mut self, samples: &[f32], go_on: &dyn Fn() -> bool) -> Result<Transcript, AudioError> {
+    pub fn transcribe(
+        &mut self,
+        samples: &[f32],
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<Transcript, AudioError> {
         if samples.len() > MAX_UTTERANCE {
-            return Err(AudioError::UtteranceTooLong { found: samples.len(), max: MAX_UTTERANCE });
+            return Err(AudioError::UtteranceTooLong {
+                found: samples.len(),
+                max: MAX_UTTERANCE,
+            });
         }
         super::pcm::refuse_non_finite(samples.iter().copied())?;
         if samples.is_empty() {
-            return Ok(self.transcript(Spoken::default(), TranscriptEnd::EndOfText, Duration::ZERO, Duration::ZERO));
+            return Ok(self.transcript(
+                Spoken::default(),
+                TranscriptEnd::EndOfText,
+                Duration::ZERO,
+                Duration::ZERO,
+            ));
         }
         if !go_on() {
             return Err(AudioError::Stopped { tokens: 0 });
@@ -244,7 +278,9 @@ impl Moonshine {
         let mut token = self.config.bos;
         loop {
             if !go_on() {
-                return Err(AudioError::Stopped { tokens: spoken.tokens.len() });
+                return Err(AudioError::Stopped {
+                    tokens: spoken.tokens.len(),
+                });
             }
             let (next, probability) = self.step(token, hidden, length, &mut caches)?;
             if self.config.eos.contains(&next) {
@@ -265,7 +301,13 @@ impl Moonshine {
     }
 
     /// One run of the decoder: the token before in, the most probable next one out.
-    fn step(&mut self, token: u32, hidden: &Held, length: usize, caches: &mut Caches) -> Result<(u32, f32), AudioError> {
+    fn step(
+        &mut self,
+        token: u32,
+        hidden: &Held,
+        length: usize,
+        caches: &mut Caches,
+    ) -> Result<(u32, f32), AudioError> {
         let first = caches.decoder.is_empty();
         let ids = [i64::from(token)];
         let use_cache = [!first];
@@ -280,42 +322,87 @@ impl Moonshine {
             Feed::bool("use_cache_branch", &[1], &use_cache),
         ]);
         if first {
-            feeds.extend(self.names.all().map(|(past, _)| Feed::f32(past, &empty, &[])));
+            feeds.extend(
+                self.names
+                    .all()
+                    .map(|(past, _)| Feed::f32(past, &empty, &[])),
+            );
         } else {
             let held = caches.decoder.iter().chain(&caches.encoder);
-            feeds.extend(self.names.all().zip(held).map(|((past, _), held)| Feed::held(past, held)));
+            feeds.extend(
+                self.names
+                    .all()
+                    .zip(held)
+                    .map(|((past, _), held)| Feed::held(past, held)),
+            );
         }
         let mut outputs = self.decoder.run(&feeds)?;
         let chosen = {
             let logits = outputs.f32("logits")?;
             if logits.data.len() != self.vocabulary.len() {
-                let reason = format!("{} values, expected {}", logits.data.len(), self.vocabulary.len());
-                return Err(AudioError::Output { tensor: "logits".to_owned(), reason });
+                let reason = format!(
+                    "{} values, expected {}",
+                    logits.data.len(),
+                    self.vocabulary.len()
+                );
+                return Err(AudioError::Output {
+                    tensor: "logits".to_owned(),
+                    reason,
+                });
             }
             best_token(logits.data)
         };
         let Some(chosen) = chosen else {
-            return Err(AudioError::Output { tensor: "logits".to_owned(), reason: "no token has a finite score".to_owned() });
+            return Err(AudioError::Output {
+                tensor: "logits".to_owned(),
+                reason: "no token has a finite score".to_owned(),
+            });
         };
-        let decoder = self.names.decoder.iter().map(|(_, present)| outputs.take(present)).collect::<Result<_, _>>()?;
+        let decoder = self
+            .names
+            .decoder
+            .iter()
+            .map(|(_, present)| outputs.take(present))
+            .collect::<Result<_, _>>()?;
         if first {
             // Later steps return empty ones.
-            caches.encoder =
-                self.names.encoder.iter().map(|(_, present)| outputs.take(present)).collect::<Result<_, _>>()?;
+            caches.encoder = self
+                .names
+                .encoder
+                .iter()
+                .map(|(_, present)| outputs.take(present))
+                .collect::<Result<_, _>>()?;
         }
         caches.decoder = decoder;
         Ok(chosen)
     }
 
-    fn transcript(&self, spoken: Spoken, end: TranscriptEnd, encoder: Duration, decoder: Duration) -> Transcript {
+    fn transcript(
+        &self,
+        spoken: Spoken,
+        end: TranscriptEnd,
+        encoder: Duration,
+        decoder: Duration,
+    ) -> Transcript {
         let text = self.vocabulary.text(&spoken.tokens);
         let confidence = if text.is_empty() {
             0.0
         } else {
             spoken.probabilities.iter().sum::<f32>() / spoken.probabilities.len().max(1) as f32
         };
-        let Spoken { tokens, probabilities } = spoken;
-        Transcript { text, confidence, tokens, probabilities, end, encoder, decoder }
+        let Spoken {
+            tokens,
+            probabilities,
+        } = spoken;
+        Transcript {
+            text,
+            confidence,
+            tokens,
+            probabilities,
+            end,
+            encoder,
+            decoder,
+        }
     }
 }
 
@@ -333,18 +420,40 @@ fn open_decoder(
     names: &CacheNames,
     vocabulary: usize,
 ) -> Result<Session, AudioError> {
-    let cache = [Dim::Any, Dim::Is(config.heads), Dim::Any, Dim::Is(config.head_dim)];
+    let cache = [
+        Dim::Any,
+        Dim::Is(config.heads),
+        Dim::Any,
+        Dim::Is(config.head_dim),
+    ];
     let mut inputs = vec![
         TensorSpec::new("input_ids", Kind::I64, &[Dim::Any, Dim::Any]),
         TensorSpec::new("encoder_hidden_states", Kind::F32, &[Dim::Any; 3]),
         TensorSpec::new("encoder_attention_mask", Kind::I64, &[Dim::Any, Dim::Any]),
         TensorSpec::new("use_cache_branch", Kind::Bool, &[Dim::Is(1)]),
     ];
-    inputs.extend(names.all().map(|(past, _)| TensorSpec::new(past, Kind::F32, &cache)));
+    inputs.extend(
+        names
+            .all()
+            .map(|(past, _)| TensorSpec::new(past, Kind::F32, &cache)),
+    );
     let logits = [Dim::Any, Dim::Any, Dim::Is(vocabulary)];
     let mut outputs = vec![TensorSpec::new("logits", Kind::F32, &logits)];
-    outputs.extend(names.all().map(|(_, present)| TensorSpec::new(present, Kind::F32, &cache)));
-    let spec = SessionSpec { inputs: &inputs, outputs: &outputs };
+    outputs.extend(
+        names
+            .all()
+            .map(|(_, present)| TensorSpec::new(present, Kind::F32, &cache)),
+    );
+    let spec = SessionSpec {
+        inputs: &inputs,
+        outputs: &outputs,
+    };
     let path = folder.path("decoder_model_merged.ort")?;
-    Ok(Session::open(runtime, &folder.manifest.name, &path, &spec, Threads::Eager)?)
+    Ok(Session::open(
+        runtime,
+        &folder.manifest.name,
+        &path,
+        &spec,
+        Threads::Eager,
+    )?)
 }

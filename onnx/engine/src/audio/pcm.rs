@@ -133,9 +133,15 @@ impl PcmSpec {
             });
         }
         if !(1..=MAX_CHANNELS).contains(&channels) {
-            return Err(AudioError::Channels { found: channels, max: MAX_CHANNELS });
+            return Err(AudioError::Channels {
+                found: channels,
+                max: MAX_CHANNELS,
+            });
         }
-        Ok(PcmSpec { sample_rate_hz, channels })
+        Ok(PcmSpec {
+            sample_rate_hz,
+            channels,
+        })
     }
 
     /// Samples per second of one channel.
@@ -170,17 +176,47 @@ impl PcmSpec {
         }
     }
 
-    fn bytes_to_mono(self, format: SampleFormat, bytes: &[u8], mono: &mut Vec<f32>) -> Result<usize, AudioError> {
+    fn bytes_to_mono(
+        self,
+        format: SampleFormat,
+        bytes: &[u8],
+        mono: &mut Vec<f32>,
+    ) -> Result<usize, AudioError> {
         match format {
             SampleFormat::U8 => self.mix(bytes, 1, from_u8, mono),
-            SampleFormat::S8 => self.mix(bytes, 1, |b| f32::from(i8::from_ne_bytes([b])) / 128.0, mono),
-            SampleFormat::S16Le => self.mix(words(bytes, self)?, 2, |b| from_i16(i16::from_le_bytes(b)), mono),
-            SampleFormat::S16Be => self.mix(words(bytes, self)?, 2, |b| from_i16(i16::from_be_bytes(b)), mono),
+            SampleFormat::S8 => self.mix(
+                bytes,
+                1,
+                |b| f32::from(i8::from_ne_bytes([b])) / 128.0,
+                mono,
+            ),
+            SampleFormat::S16Le => self.mix(
+                words(bytes, self)?,
+                2,
+                |b| from_i16(i16::from_le_bytes(b)),
+                mono,
+            ),
+            SampleFormat::S16Be => self.mix(
+                words(bytes, self)?,
+                2,
+                |b| from_i16(i16::from_be_bytes(b)),
+                mono,
+            ),
             SampleFormat::S24Le => {
                 // The three bytes go to the top of an i32: sign and scale then come out of the 32-bit case.
-                self.mix(words(bytes, self)?, 3, |[a, b, c]| from_i32(i32::from_le_bytes([0, a, b, c])), mono)
+                self.mix(
+                    words(bytes, self)?,
+                    3,
+                    |[a, b, c]| from_i32(i32::from_le_bytes([0, a, b, c])),
+                    mono,
+                )
             }
-            SampleFormat::S32Le => self.mix(words(bytes, self)?, 4, |b| from_i32(i32::from_le_bytes(b)), mono),
+            SampleFormat::S32Le => self.mix(
+                words(bytes, self)?,
+                4,
+                |b| from_i32(i32::from_le_bytes(b)),
+                mono,
+            ),
             SampleFormat::F32Le => {
                 let all: &[[u8; 4]] = words(bytes, self)?;
                 refuse_non_finite(all.iter().map(|b| f32::from_le_bytes(*b)))?;
@@ -213,7 +249,11 @@ impl PcmSpec {
             mono.extend(samples.iter().map(|s| to_float(*s)));
         } else {
             let scale = 1.0 / channels as f32;
-            mono.extend(samples.chunks_exact(channels).map(|frame| frame.iter().map(|s| to_float(*s)).sum::<f32>() * scale));
+            mono.extend(
+                samples
+                    .chunks_exact(channels)
+                    .map(|frame| frame.iter().map(|s| to_float(*s)).sum::<f32>() * scale),
+            );
         }
         Ok(frames)
     }
@@ -225,15 +265,24 @@ fn words<const N: usize>(bytes: &[u8], spec: PcmSpec) -> Result<&[[u8; N]], Audi
     if rest.is_empty() {
         Ok(whole)
     } else {
-        Err(AudioError::PartialFrame { found: bytes.len(), frame_bytes: N * spec.channels as usize })
+        Err(AudioError::PartialFrame {
+            found: bytes.len(),
+            frame_bytes: N * spec.channels as usize,
+        })
     }
 }
 
 pub(super) fn refuse_non_finite(samples: impl Iterator<Item = f32>) -> Result<(), AudioError> {
-    let mut bad = samples.enumerate().filter(|(_, s)| !s.is_finite()).map(|(index, _)| index);
+    let mut bad = samples
+        .enumerate()
+        .filter(|(_, s)| !s.is_finite())
+        .map(|(index, _)| index);
     match bad.next() {
         None => Ok(()),
-        Some(first) => Err(AudioError::NotFinite { count: 1 + bad.count(), first }),
+        Some(first) => Err(AudioError::NotFinite {
+            count: 1 + bad.count(),
+            first,
+        }),
     }
 }
 
@@ -274,7 +323,11 @@ mod tests {
             (F::F32Le, &[0, 0, 0x80, 0xbf, 0, 0, 0, 0, 0, 0, 0x80, 0x3e]),
         ];
         for (format, bytes) in cases {
-            assert_eq!(mono(Samples::Bytes(format, bytes), 1).unwrap(), [-1.0, 0.0, 0.25], "{format:?}");
+            assert_eq!(
+                mono(Samples::Bytes(format, bytes), 1).unwrap(),
+                [-1.0, 0.0, 0.25],
+                "{format:?}"
+            );
         }
     }
 
@@ -282,15 +335,24 @@ mod tests {
     fn typed_arrays_equal_the_same_bytes() {
         let shorts = [i16::MIN, -1, 0, 1, i16::MAX, 1234];
         let bytes: Vec<u8> = shorts.iter().flat_map(|s| s.to_le_bytes()).collect();
-        assert_eq!(mono(Samples::I16(&shorts), 2).unwrap(), mono(Samples::Bytes(SampleFormat::S16Le, &bytes), 2).unwrap());
-        assert_eq!(mono(Samples::I32(&[i32::MIN, i32::MAX]), 1).unwrap(), [-1.0, 1.0]);
+        assert_eq!(
+            mono(Samples::I16(&shorts), 2).unwrap(),
+            mono(Samples::Bytes(SampleFormat::S16Le, &bytes), 2).unwrap()
+        );
+        assert_eq!(
+            mono(Samples::I32(&[i32::MIN, i32::MAX]), 1).unwrap(),
+            [-1.0, 1.0]
+        );
         assert_eq!(mono(Samples::I8(&[-128, 64]), 1).unwrap(), [-1.0, 0.5]);
         assert_eq!(mono(Samples::U8(&[0, 192]), 1).unwrap(), [-1.0, 0.5]);
     }
 
     #[test]
     fn channels_are_averaged_and_floats_clamped() {
-        assert_eq!(mono(Samples::F32(&[1.0, 0.0, -0.5, 0.5, 3.0, -1.0]), 2).unwrap(), [0.5, 0.0, 0.0]);
+        assert_eq!(
+            mono(Samples::F32(&[1.0, 0.0, -0.5, 0.5, 3.0, -1.0]), 2).unwrap(),
+            [0.5, 0.0, 0.0]
+        );
         assert_eq!(mono(Samples::I16(&[]), 2).unwrap(), Vec::<f32>::new());
     }
 
@@ -300,10 +362,18 @@ mod tests {
         let spec = PcmSpec::new(16_000, 1).unwrap();
         let bad = [0.0, f32::NAN, 0.1, f32::INFINITY, f32::NEG_INFINITY];
         let error = spec.to_mono(Samples::F32(&bad), &mut out).unwrap_err();
-        assert!(matches!(error, AudioError::NotFinite { count: 3, first: 1 }), "{error}");
+        assert!(
+            matches!(error, AudioError::NotFinite { count: 3, first: 1 }),
+            "{error}"
+        );
         let bytes: Vec<u8> = bad.iter().flat_map(|s| s.to_le_bytes()).collect();
-        let error = spec.to_mono(Samples::Bytes(SampleFormat::F32Le, &bytes), &mut out).unwrap_err();
-        assert!(matches!(error, AudioError::NotFinite { count: 3, first: 1 }), "{error}");
+        let error = spec
+            .to_mono(Samples::Bytes(SampleFormat::F32Le, &bytes), &mut out)
+            .unwrap_err();
+        assert!(
+            matches!(error, AudioError::NotFinite { count: 3, first: 1 }),
+            "{error}"
+        );
         assert_eq!(out, [0.5], "nothing of a refused chunk is used");
     }
 
@@ -318,7 +388,9 @@ mod tests {
         ];
         for (samples, channels, bytes, frame) in cases {
             match mono(samples, channels) {
-                Err(AudioError::PartialFrame { found, frame_bytes }) => assert_eq!((found, frame_bytes), (bytes, frame)),
+                Err(AudioError::PartialFrame { found, frame_bytes }) => {
+                    assert_eq!((found, frame_bytes), (bytes, frame))
+                }
                 other => panic!("{samples:?}: {other:?}"),
             }
         }
@@ -326,28 +398,66 @@ mod tests {
 
     #[test]
     fn limits_are_inclusive() {
-        for (rate, good) in [(0, false), (3_999, false), (4_000, true), (192_000, true), (192_001, false), (u32::MAX, false)] {
+        for (rate, good) in [
+            (0, false),
+            (3_999, false),
+            (4_000, true),
+            (192_000, true),
+            (192_001, false),
+            (u32::MAX, false),
+        ] {
             assert_eq!(PcmSpec::new(rate, 1).is_ok(), good, "{rate} Hz");
         }
-        for (channels, good) in [(0, false), (1, true), (16, true), (17, false), (u32::MAX, false)] {
-            assert_eq!(PcmSpec::new(16_000, channels).is_ok(), good, "{channels} channels");
+        for (channels, good) in [
+            (0, false),
+            (1, true),
+            (16, true),
+            (17, false),
+            (u32::MAX, false),
+        ] {
+            assert_eq!(
+                PcmSpec::new(16_000, channels).is_ok(),
+                good,
+                "{channels} channels"
+            );
         }
         let spec = PcmSpec::new(4_000, 1).unwrap();
         let limit = 4_000 * MAX_CHUNK_SECONDS;
-        assert_eq!(spec.to_mono(Samples::I16(&vec![0; limit]), &mut Vec::new()).unwrap(), limit);
-        let error = spec.to_mono(Samples::I16(&vec![0; limit + 1]), &mut Vec::new()).unwrap_err();
-        assert!(matches!(error, AudioError::ChunkTooLong { found, max } if found == limit + 1 && max == limit), "{error}");
+        assert_eq!(
+            spec.to_mono(Samples::I16(&vec![0; limit]), &mut Vec::new())
+                .unwrap(),
+            limit
+        );
+        let error = spec
+            .to_mono(Samples::I16(&vec![0; limit + 1]), &mut Vec::new())
+            .unwrap_err();
+        assert!(
+            matches!(error, AudioError::ChunkTooLong { found, max } if found == limit + 1 && max == limit),
+            "{error}"
+        );
     }
 
     #[test]
     fn format_codes_and_names() {
-        assert_eq!(SampleFormat::from_portaudio(8).unwrap(), SampleFormat::S16Le);
-        assert_eq!(SampleFormat::from_name("s16le").unwrap(), SampleFormat::S16Le);
+        assert_eq!(
+            SampleFormat::from_portaudio(8).unwrap(),
+            SampleFormat::S16Le
+        );
+        assert_eq!(
+            SampleFormat::from_name("s16le").unwrap(),
+            SampleFormat::S16Le
+        );
         for code in [0, 3, -8, i32::MIN, 64] {
             assert!(SampleFormat::from_portaudio(code).is_err(), "{code}");
         }
-        let error = SampleFormat::from_name(&"x".repeat(10_000)).unwrap_err().to_string();
-        assert!(error.len() < 200, "an error does not repeat a hostile name: {} bytes", error.len());
+        let error = SampleFormat::from_name(&"x".repeat(10_000))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.len() < 200,
+            "an error does not repeat a hostile name: {} bytes",
+            error.len()
+        );
     }
 
     proptest::proptest! {

@@ -6,7 +6,9 @@
 //! stamps stay right.
 
 use rubato::audioadapter_buffers::direct::SequentialSlice;
-use rubato::{Async, FixedAsync, Indexing, Resampler as _, SincInterpolationParameters, WindowFunction};
+use rubato::{
+    Async, FixedAsync, Indexing, Resampler as _, SincInterpolationParameters, WindowFunction,
+};
 
 use super::{AudioError, MAX_SAMPLE_RATE_HZ, MIN_SAMPLE_RATE_HZ, SAMPLE_RATE_HZ};
 
@@ -41,7 +43,10 @@ struct Filter {
 
 impl std::fmt::Debug for Resampler {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Resampler").field("rate_hz", &self.rate_hz).field("delay_ms", &self.delay_ms()).finish()
+        f.debug_struct("Resampler")
+            .field("rate_hz", &self.rate_hz)
+            .field("delay_ms", &self.delay_ms())
+            .finish()
     }
 }
 
@@ -52,24 +57,49 @@ impl Resampler {
     /// [`AudioError::SampleRate`], [`AudioError::Resample`].
     pub fn new(rate_hz: u32) -> Result<Resampler, AudioError> {
         if !(MIN_SAMPLE_RATE_HZ..=MAX_SAMPLE_RATE_HZ).contains(&rate_hz) {
-            return Err(AudioError::SampleRate { found: rate_hz, min: MIN_SAMPLE_RATE_HZ, max: MAX_SAMPLE_RATE_HZ });
+            return Err(AudioError::SampleRate {
+                found: rate_hz,
+                min: MIN_SAMPLE_RATE_HZ,
+                max: MAX_SAMPLE_RATE_HZ,
+            });
         }
         if rate_hz == SAMPLE_RATE_HZ {
-            return Ok(Resampler { rate_hz, filter: None });
+            return Ok(Resampler {
+                rate_hz,
+                filter: None,
+            });
         }
         // The filter runs at the input rate, so its length grows with it to keep the same time span.
         let taps = TAPS_AT_SLOWER_RATE * rate_hz.div_ceil(SAMPLE_RATE_HZ) as usize;
         let parameters = SincInterpolationParameters::new(taps, WindowFunction::BlackmanHarris2);
         let ratio = f64::from(SAMPLE_RATE_HZ) / f64::from(rate_hz);
         let chunk = (rate_hz / CHUNKS_PER_SECOND) as usize;
-        let inner = Async::<f32>::new_sinc(ratio, 1.0, &parameters, chunk, 1 /* channel */, FixedAsync::Input)
-            .map_err(|error| AudioError::Resample { rate_hz, reason: error.to_string() })?;
+        let inner = Async::<f32>::new_sinc(
+            ratio,
+            1.0,
+            &parameters,
+            chunk,
+            1, /* channel */
+            FixedAsync::Input,
+        )
+        .map_err(|error| AudioError::Resample {
+            rate_hz,
+            reason: error.to_string(),
+        })?;
         let chunk = vec![0.0; inner.output_frames_max()];
         // Half the filter; the first output lies one step after the first input, which the library's own number leaves out.
         let delay = (taps as f64 * ratio / 2.0 - 1.0).round() as usize;
         Ok(Resampler {
             rate_hz,
-            filter: Some(Filter { inner, pending: Vec::new(), chunk, delay, skip: delay, taken: 0, given: 0 }),
+            filter: Some(Filter {
+                inner,
+                pending: Vec::new(),
+                chunk,
+                delay,
+                skip: delay,
+                taken: 0,
+                given: 0,
+            }),
         })
     }
 
@@ -97,7 +127,12 @@ impl Resampler {
             output.extend_from_slice(input);
             return Ok(());
         };
-        filter.push(input, output).map_err(|reason| AudioError::Resample { rate_hz: self.rate_hz, reason })
+        filter
+            .push(input, output)
+            .map_err(|reason| AudioError::Resample {
+                rate_hz: self.rate_hz,
+                reason,
+            })
     }
 
     /// Appends what is still inside the filter, so that input of n samples has given round(n * 16000 / rate) in total, and
@@ -106,9 +141,16 @@ impl Resampler {
     /// # Errors
     /// [`AudioError::Resample`].
     pub fn flush(&mut self, output: &mut Vec<f32>) -> Result<(), AudioError> {
-        let Some(filter) = &mut self.filter else { return Ok(()) };
+        let Some(filter) = &mut self.filter else {
+            return Ok(());
+        };
         let due = (filter.taken as f64 * filter.inner.resample_ratio()).round() as u64;
-        let result = filter.flush(due, output).map_err(|reason| AudioError::Resample { rate_hz: self.rate_hz, reason });
+        let result = filter
+            .flush(due, output)
+            .map_err(|reason| AudioError::Resample {
+                rate_hz: self.rate_hz,
+                reason,
+            });
         filter.reset();
         result
     }
@@ -125,7 +167,11 @@ impl Filter {
     fn push(&mut self, mut input: &[f32], output: &mut Vec<f32>) -> Result<(), String> {
         self.taken += input.len() as u64;
         if !self.pending.is_empty() {
-            let missing = self.inner.input_frames_next().saturating_sub(self.pending.len()).min(input.len());
+            let missing = self
+                .inner
+                .input_frames_next()
+                .saturating_sub(self.pending.len())
+                .min(input.len());
             let (head, rest) = input.split_at(missing);
             self.pending.extend_from_slice(head);
             input = rest;
@@ -158,7 +204,10 @@ impl Filter {
             // After the last real samples only silence is pushed through, until the filter has given everything.
             (valid, tail) = (0, Vec::new());
             if (self.given, self.skip) == before {
-                return Err(format!("the filter stopped at {} of {due} samples", self.given));
+                return Err(format!(
+                    "the filter stopped at {} of {due} samples",
+                    self.given
+                ));
             }
         }
         let surplus = (self.given - due) as usize;
@@ -167,13 +216,22 @@ impl Filter {
     }
 
     /// One chunk through the library; `valid` says how many of its samples are real.
-    fn convert(&mut self, chunk: &[f32], valid: Option<usize>, output: &mut Vec<f32>) -> Result<(), String> {
-        let input = SequentialSlice::new(chunk, 1, chunk.len()).map_err(|error| error.to_string())?;
+    fn convert(
+        &mut self,
+        chunk: &[f32],
+        valid: Option<usize>,
+        output: &mut Vec<f32>,
+    ) -> Result<(), String> {
+        let input =
+            SequentialSlice::new(chunk, 1, chunk.len()).map_err(|error| error.to_string())?;
         let frames = self.chunk.len();
-        let mut out = SequentialSlice::new_mut(&mut self.chunk, 1, frames).map_err(|error| error.to_string())?;
+        let mut out = SequentialSlice::new_mut(&mut self.chunk, 1, frames)
+            .map_err(|error| error.to_string())?;
         let indexing = valid.map(|frames| Indexing::new().partial_len(frames));
-        let (_, written) =
-            self.inner.process_into_buffer(&input, &mut out, indexing.as_ref()).map_err(|error| error.to_string())?;
+        let (_, written) = self
+            .inner
+            .process_into_buffer(&input, &mut out, indexing.as_ref())
+            .map_err(|error| error.to_string())?;
         let skipped = self.skip.min(written);
         self.skip -= skipped;
         self.given += (written - skipped) as u64;
@@ -194,7 +252,9 @@ mod tests {
     use std::f32::consts::TAU;
 
     fn tone(rate_hz: u32, frequency_hz: f32, samples: usize) -> Vec<f32> {
-        (0..samples).map(|n| (TAU * frequency_hz * n as f32 / rate_hz as f32).sin()).collect()
+        (0..samples)
+            .map(|n| (TAU * frequency_hz * n as f32 / rate_hz as f32).sin())
+            .collect()
     }
 
     fn resample(rate_hz: u32, input: &[f32], piece: usize) -> Vec<f32> {
@@ -212,7 +272,9 @@ mod tests {
     }
 
     /// The awkward ones are primes and near-primes, where an FFT resampler needs a second of buffer.
-    const RATES: [u32; 9] = [4_000, 8_000, 11_025, 16_000, 22_050, 44_100, 47_999, 48_000, 192_000];
+    const RATES: [u32; 9] = [
+        4_000, 8_000, 11_025, 16_000, 22_050, 44_100, 47_999, 48_000, 192_000,
+    ];
 
     /// Level, and how many samples a 440 Hz tone at 16 kHz lags behind its ideal, by correlation with sine and cosine.
     fn level_and_lag(samples: &[f32], first: usize) -> (f32, f32) {
@@ -223,7 +285,10 @@ mod tests {
             sine += sample * phase.sin();
             cosine += sample * phase.cos();
         }
-        (2.0 * sine.hypot(cosine) / samples.len() as f32, -cosine.atan2(sine) / step)
+        (
+            2.0 * sine.hypot(cosine) / samples.len() as f32,
+            -cosine.atan2(sine) / step,
+        )
     }
 
     #[test]
@@ -235,16 +300,27 @@ mod tests {
             assert_eq!(output.len(), due, "{rate} Hz");
             // Away from the edges, where the tone starts from nothing; 4 000 samples are 110 whole periods.
             let (level, lag) = level_and_lag(&output[800..4_800], 800);
-            assert!((level - 1.0).abs() < 2e-3 && lag.abs() < 0.52, "{rate} Hz: level {level}, lag {lag} samples");
+            assert!(
+                (level - 1.0).abs() < 2e-3 && lag.abs() < 0.52,
+                "{rate} Hz: level {level}, lag {lag} samples"
+            );
         }
     }
 
     #[test]
     fn what_does_not_fit_under_8_khz_is_removed() {
-        for (rate, frequency) in [(48_000, 10_000.0), (44_100, 15_000.0), (192_000, 40_000.0), (22_050, 10_500.0)] {
+        for (rate, frequency) in [
+            (48_000, 10_000.0),
+            (44_100, 15_000.0),
+            (192_000, 40_000.0),
+            (22_050, 10_500.0),
+        ] {
             let output = resample(rate, &tone(rate, frequency, rate as usize / 4), 480);
             let level = rms(&output[400..output.len() - 400]);
-            assert!(level < 1e-3, "{frequency} Hz at {rate} Hz came through at {level}");
+            assert!(
+                level < 1e-3,
+                "{frequency} Hz at {rate} Hz came through at {level}"
+            );
         }
     }
 
@@ -253,7 +329,10 @@ mod tests {
         for rate in [44_100, 48_000] {
             let output = resample(rate, &tone(rate, 6_500.0, rate as usize / 4), 480);
             let level = rms(&output[400..output.len() - 400]);
-            assert!((level - 0.7071).abs() < 0.02, "6.5 kHz at {rate} Hz: {level}");
+            assert!(
+                (level - 0.7071).abs() < 0.02,
+                "6.5 kHz at {rate} Hz: {level}"
+            );
         }
     }
 
@@ -284,11 +363,18 @@ mod tests {
     #[test]
     fn the_delay_is_small_and_rates_are_limited() {
         for rate in RATES {
-            assert!(Resampler::new(rate).unwrap().delay_ms() < 27.0, "{:?}", Resampler::new(rate));
+            assert!(
+                Resampler::new(rate).unwrap().delay_ms() < 27.0,
+                "{:?}",
+                Resampler::new(rate)
+            );
         }
         assert_eq!(Resampler::new(16_000).unwrap().delay_ms(), 0.0);
         for rate in [0, 3_999, 192_001, u32::MAX] {
-            assert!(matches!(Resampler::new(rate), Err(AudioError::SampleRate { .. })), "{rate}");
+            assert!(
+                matches!(Resampler::new(rate), Err(AudioError::SampleRate { .. })),
+                "{rate}"
+            );
         }
     }
 }

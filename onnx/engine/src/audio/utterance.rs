@@ -61,7 +61,12 @@ impl UtteranceBuffer {
     /// [`AudioError::Setting`].
     pub fn new(options: &EndpointOptions) -> Result<UtteranceBuffer, AudioError> {
         let endpointer = Endpointer::new(options)?;
-        Ok(UtteranceBuffer { endpointer, samples: VecDeque::new(), first: 0, frame_samples: options.frame_samples as usize })
+        Ok(UtteranceBuffer {
+            endpointer,
+            samples: VecDeque::new(),
+            first: 0,
+            frame_samples: options.frame_samples as usize,
+        })
     }
 
     /// Takes one frame and the probability that it is speech.
@@ -70,7 +75,10 @@ impl UtteranceBuffer {
     /// [`AudioError::FrameLength`].
     pub fn push(&mut self, frame: &[f32], probability: f32) -> Result<Option<Heard>, AudioError> {
         if frame.len() != self.frame_samples {
-            return Err(AudioError::FrameLength { found: frame.len(), expected: self.frame_samples });
+            return Err(AudioError::FrameLength {
+                found: frame.len(),
+                expected: self.frame_samples,
+            });
         }
         self.samples.extend(frame);
         let event = self.endpointer.push(probability);
@@ -109,10 +117,27 @@ impl UtteranceBuffer {
     fn heard(&self, event: Event) -> Heard {
         match event {
             Event::SpeechStart { sample } => Heard::Started { sample },
-            Event::SpeechEnd { start, end, last_speech, reason } => {
-                let index = |sample: u64| (sample.saturating_sub(self.first) as usize).min(self.samples.len());
-                let samples = self.samples.range(index(start)..index(end)).copied().collect();
-                Heard::Utterance(Utterance { start, end, last_speech, reason, samples })
+            Event::SpeechEnd {
+                start,
+                end,
+                last_speech,
+                reason,
+            } => {
+                let index = |sample: u64| {
+                    (sample.saturating_sub(self.first) as usize).min(self.samples.len())
+                };
+                let samples = self
+                    .samples
+                    .range(index(start)..index(end))
+                    .copied()
+                    .collect();
+                Heard::Utterance(Utterance {
+                    start,
+                    end,
+                    last_speech,
+                    reason,
+                    samples,
+                })
             }
         }
     }
@@ -141,9 +166,16 @@ impl Listener {
     /// [`AudioError::Setting`], [`AudioError::FrameLength`].
     pub fn new(activity: VoiceActivity, options: &EndpointOptions) -> Result<Listener, AudioError> {
         if options.frame_samples as usize != VAD_FRAME {
-            return Err(AudioError::FrameLength { found: options.frame_samples as usize, expected: VAD_FRAME });
+            return Err(AudioError::FrameLength {
+                found: options.frame_samples as usize,
+                expected: VAD_FRAME,
+            });
         }
-        Ok(Listener { activity, buffer: UtteranceBuffer::new(options)?, pending: Vec::with_capacity(VAD_FRAME) })
+        Ok(Listener {
+            activity,
+            buffer: UtteranceBuffer::new(options)?,
+            pending: Vec::with_capacity(VAD_FRAME),
+        })
     }
 
     /// Takes samples and appends what they brought to `heard`.
@@ -225,7 +257,11 @@ mod tests {
         for c in frames.chars() {
             let from = buffer.position();
             let frame: Vec<f32> = (from..from + 160).map(|n| n as f32).collect();
-            heard.extend(buffer.push(&frame, if c == '#' { 0.9 } else { 0.0 }).unwrap());
+            heard.extend(
+                buffer
+                    .push(&frame, if c == '#' { 0.9 } else { 0.0 })
+                    .unwrap(),
+            );
         }
         heard
     }
@@ -233,11 +269,19 @@ mod tests {
     #[test]
     fn samples_are_those_between_start_and_end() {
         let mut buffer = UtteranceBuffer::new(&OPTIONS).unwrap();
-        let heard = feed(&mut buffer, &format!("{}###......#####.....{}", ".".repeat(1_000), "#".repeat(210)));
+        let heard = feed(
+            &mut buffer,
+            &format!(
+                "{}###......#####.....{}",
+                ".".repeat(1_000),
+                "#".repeat(210)
+            ),
+        );
         let mut utterances = 0;
         for each in &heard {
             if let Heard::Utterance(utterance) = each {
-                let expected: Vec<f32> = (utterance.start..utterance.end).map(|n| n as f32).collect();
+                let expected: Vec<f32> =
+                    (utterance.start..utterance.end).map(|n| n as f32).collect();
                 assert_eq!(utterance.samples, expected);
                 utterances += 1;
             }
@@ -258,7 +302,13 @@ mod tests {
     #[test]
     fn frames_of_another_length_are_refused_and_reset_starts_over() {
         let mut buffer = UtteranceBuffer::new(&OPTIONS).unwrap();
-        assert!(matches!(buffer.push(&[0.0; 159], 0.9), Err(AudioError::FrameLength { found: 159, expected: 160 })));
+        assert!(matches!(
+            buffer.push(&[0.0; 159], 0.9),
+            Err(AudioError::FrameLength {
+                found: 159,
+                expected: 160
+            })
+        ));
         let first = feed(&mut buffer, "..####.....");
         buffer.reset();
         assert_eq!(feed(&mut buffer, "..####....."), first);

@@ -49,8 +49,18 @@ impl VoiceActivity {
         };
         let path = folder.path("model.onnx")?;
         // 0.4 ms of work every 32 ms: waking a second thread would cost more than it gives.
-        let session = Session::open(runtime, &folder.manifest.name, &path, &spec, Threads::Single)?;
-        Ok(VoiceActivity { session, window: [0.0; CONTEXT + VAD_FRAME], state: vec![0.0; STATE_LEN] })
+        let session = Session::open(
+            runtime,
+            &folder.manifest.name,
+            &path,
+            &spec,
+            Threads::Single,
+        )?;
+        Ok(VoiceActivity {
+            session,
+            window: [0.0; CONTEXT + VAD_FRAME],
+            state: vec![0.0; STATE_LEN],
+        })
     }
 
     /// Probability in [0, 1] that the next [`VAD_FRAME`] samples (16 kHz, [-1, 1]) contain speech.
@@ -60,7 +70,10 @@ impl VoiceActivity {
     /// [`AudioError::Engine`] when the run fails; [`AudioError::Output`]. The stream is as before the call then.
     pub fn push(&mut self, frame: &[f32]) -> Result<f32, AudioError> {
         if frame.len() != VAD_FRAME {
-            return Err(AudioError::FrameLength { found: frame.len(), expected: VAD_FRAME });
+            return Err(AudioError::FrameLength {
+                found: frame.len(),
+                expected: VAD_FRAME,
+            });
         }
         super::pcm::refuse_non_finite(frame.iter().copied())?;
         let mut window = self.window;
@@ -72,17 +85,26 @@ impl VoiceActivity {
                 Feed::f32("state", &STATE, &self.state),
                 Feed::i64("sr", &[], &[i64::from(SAMPLE_RATE_HZ)]),
             ])?;
-            let wrong = |tensor: &str, reason: String| AudioError::Output { tensor: tensor.to_owned(), reason };
+            let wrong = |tensor: &str, reason: String| AudioError::Output {
+                tensor: tensor.to_owned(),
+                reason,
+            };
             let output = outputs.f32("output")?;
             let &[probability] = output.data else {
-                return Err(wrong("output", format!("{} values, expected 1", output.data.len())));
+                return Err(wrong(
+                    "output",
+                    format!("{} values, expected 1", output.data.len()),
+                ));
             };
             if !(0.0..=1.0).contains(&probability) {
                 return Err(wrong("output", format!("{probability} is no probability")));
             }
             let state = outputs.f32("stateN")?.data;
             if state.len() != STATE_LEN {
-                return Err(wrong("stateN", format!("{} values, expected {STATE_LEN}", state.len())));
+                return Err(wrong(
+                    "stateN",
+                    format!("{} values, expected {STATE_LEN}", state.len()),
+                ));
             }
             let finite = state.iter().all(|value| value.is_finite());
             if finite {
@@ -91,7 +113,10 @@ impl VoiceActivity {
             (probability, finite)
         };
         if !finite {
-            return Err(AudioError::Output { tensor: "stateN".to_owned(), reason: "not finite".to_owned() });
+            return Err(AudioError::Output {
+                tensor: "stateN".to_owned(),
+                reason: "not finite".to_owned(),
+            });
         }
         self.window = window;
         Ok(probability)

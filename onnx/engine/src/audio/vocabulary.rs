@@ -42,21 +42,31 @@ impl Vocabulary {
     /// # Errors
     /// [`AudioError::Vocabulary`] with the offset of the broken entry.
     pub fn parse(file: &[u8]) -> Result<Vocabulary, AudioError> {
-        let mut vocabulary = Vocabulary { bytes: Vec::with_capacity(file.len()), starts: vec![0] };
+        let mut vocabulary = Vocabulary {
+            bytes: Vec::with_capacity(file.len()),
+            starts: vec![0],
+        };
         let mut rest = file;
         while !rest.is_empty() {
             let offset = file.len() - rest.len();
             let broken = |reason: String| AudioError::Vocabulary { offset, reason };
             let (length, tail) = match *rest {
                 [short @ 0..128, ref tail @ ..] => (usize::from(short), tail),
-                [long, high, ref tail @ ..] => (usize::from(long) - 128 + 128 * usize::from(high), tail),
+                [long, high, ref tail @ ..] => {
+                    (usize::from(long) - 128 + 128 * usize::from(high), tail)
+                }
                 _ => return Err(broken("ends inside a length".to_owned())),
             };
             if length > MAX_ENTRY_BYTES {
-                return Err(broken(format!("an entry of {length} bytes: at most {MAX_ENTRY_BYTES}")));
+                return Err(broken(format!(
+                    "an entry of {length} bytes: at most {MAX_ENTRY_BYTES}"
+                )));
             }
             let Some((entry, tail)) = tail.split_at_checked(length) else {
-                return Err(broken(format!("an entry of {length} bytes, but {} are left", tail.len())));
+                return Err(broken(format!(
+                    "an entry of {length} bytes, but {} are left",
+                    tail.len()
+                )));
             };
             if vocabulary.len() == MAX_ENTRIES {
                 return Err(broken(format!("more than {MAX_ENTRIES} entries")));
@@ -66,14 +76,20 @@ impl Vocabulary {
             rest = tail;
         }
         if vocabulary.len() == 0 {
-            return Err(AudioError::Vocabulary { offset: 0, reason: "no entries".to_owned() });
+            return Err(AudioError::Vocabulary {
+                offset: 0,
+                reason: "no entries".to_owned(),
+            });
         }
         Ok(vocabulary)
     }
 
     /// Number of tokens.
     #[must_use]
-    #[allow(clippy::len_without_is_empty, reason = "an empty vocabulary cannot be built")]
+    #[allow(
+        clippy::len_without_is_empty,
+        reason = "an empty vocabulary cannot be built"
+    )]
     pub fn len(&self) -> usize {
         self.starts.len() - 1
     }
@@ -97,7 +113,10 @@ impl Vocabulary {
                 bytes.extend_from_slice(token);
             }
         }
-        String::from_utf8_lossy(&bytes).replace(SPACE, " ").trim().to_owned()
+        String::from_utf8_lossy(&bytes)
+            .replace(SPACE, " ")
+            .trim()
+            .to_owned()
     }
 }
 
@@ -121,7 +140,16 @@ mod tests {
     fn entries_and_text() {
         let long = vec![b'x'; 300];
         let vocabulary = Vocabulary::parse(&file(&[
-            b"", b"<s>", b"</s>", "\u{2581}Go".as_bytes(), "\u{2581}fast".as_bytes(), b"er", b"\xc3", b"\xa9", &long, b"<",
+            b"",
+            b"<s>",
+            b"</s>",
+            "\u{2581}Go".as_bytes(),
+            "\u{2581}fast".as_bytes(),
+            b"er",
+            b"\xc3",
+            b"\xa9",
+            &long,
+            b"<",
         ]))
         .unwrap();
         assert_eq!(vocabulary.len(), 10);
@@ -129,8 +157,16 @@ mod tests {
         assert_eq!(vocabulary.token(10), None);
         assert_eq!(vocabulary.token(u32::MAX), None);
         assert_eq!(vocabulary.text(&[1, 3, 4, 5, 2]), "Go faster");
-        assert_eq!(vocabulary.text(&[6, 7]), "\u{e9}", "two byte tokens are one character");
-        assert_eq!(vocabulary.text(&[6, 3]), "\u{fffd} Go", "half a character is replaced");
+        assert_eq!(
+            vocabulary.text(&[6, 7]),
+            "\u{e9}",
+            "two byte tokens are one character"
+        );
+        assert_eq!(
+            vocabulary.text(&[6, 3]),
+            "\u{fffd} Go",
+            "half a character is replaced"
+        );
         assert_eq!(vocabulary.text(&[3, 9, 999]), "Go<");
         assert_eq!(vocabulary.text(&[]), "");
     }
@@ -139,14 +175,21 @@ mod tests {
     fn broken_files_are_named() {
         let cases: [(&[u8], usize, &str); 5] = [
             (&[], 0, "no entries"),
-            (&[1, b'a', 5, b'b'], 2, "an entry of 5 bytes, but 1 are left"),
+            (
+                &[1, b'a', 5, b'b'],
+                2,
+                "an entry of 5 bytes, but 1 are left",
+            ),
             (&[1, b'a', 200], 2, "ends inside a length"),
             (&[0xff, 0xff, 0], 0, "an entry of 32767 bytes: at most 1024"),
             (&[3], 0, "an entry of 3 bytes, but 0 are left"),
         ];
         for (bytes, offset, reason) in cases {
             match Vocabulary::parse(bytes) {
-                Err(AudioError::Vocabulary { offset: at, reason: why }) => assert_eq!((at, why.as_str()), (offset, reason)),
+                Err(AudioError::Vocabulary {
+                    offset: at,
+                    reason: why,
+                }) => assert_eq!((at, why.as_str()), (offset, reason)),
                 other => panic!("{bytes:?}: {other:?}"),
             }
         }

@@ -5,7 +5,8 @@
 //! 1. lower case (Unicode);
 //! 2. apostrophes (straight and typographic) are dropped inside words, so "don't" and "dont" are one word;
 //! 3. whole numbers up to 999 999 become English words ("21" -> "twenty one", thousands separators allowed);
-//! 4. every other character that is not a letter or a digit separates words.
+//! 4. the titles mr, mrs and dr become mister, missus and doctor;
+//! 5. every other character that is not a letter or a digit separates words.
 //!
 //! Nothing else: no synonyms, no British-American pairs, no removal of fillers, no ordinals or currency.
 
@@ -85,22 +86,40 @@ pub fn word_errors(reference: &str, hypothesis: &str) -> WordErrors {
     reference.truncate(MAX_WORDS);
     hypothesis.truncate(MAX_WORDS);
     // row[j] = cheapest way from the reference words so far to the first j hypothesis words.
-    let mut row: Vec<WordErrors> =
-        (0..=hypothesis.len()).map(|insertions| WordErrors { insertions, ..WordErrors::default() }).collect();
+    let mut row: Vec<WordErrors> = (0..=hypothesis.len())
+        .map(|insertions| WordErrors {
+            insertions,
+            ..WordErrors::default()
+        })
+        .collect();
     for (index, expected) in reference.iter().enumerate() {
         let mut diagonal = row[0];
         row[0].deletions = index + 1;
         for (column, found) in hypothesis.iter().enumerate() {
-            let deleted = WordErrors { deletions: row[column + 1].deletions + 1, ..row[column + 1] };
-            let inserted = WordErrors { insertions: row[column].insertions + 1, ..row[column] };
-            let replaced =
-                WordErrors { substitutions: diagonal.substitutions + usize::from(expected != found), ..diagonal };
+            let deleted = WordErrors {
+                deletions: row[column + 1].deletions + 1,
+                ..row[column + 1]
+            };
+            let inserted = WordErrors {
+                insertions: row[column].insertions + 1,
+                ..row[column]
+            };
+            let replaced = WordErrors {
+                substitutions: diagonal.substitutions + usize::from(expected != found),
+                ..diagonal
+            };
             diagonal = row[column + 1];
             // Ties go to the substitution, then the deletion.
-            row[column + 1] = [replaced, deleted, inserted].into_iter().min_by_key(|e| e.errors()).unwrap_or(replaced);
+            row[column + 1] = [replaced, deleted, inserted]
+                .into_iter()
+                .min_by_key(|e| e.errors())
+                .unwrap_or(replaced);
         }
     }
-    WordErrors { reference_words: reference.len(), ..row[hypothesis.len()] }
+    WordErrors {
+        reference_words: reference.len(),
+        ..row[hypothesis.len()]
+    }
 }
 
 fn end_word(word: &mut String, words: &mut Vec<String>) {
@@ -108,8 +127,15 @@ fn end_word(word: &mut String, words: &mut Vec<String>) {
         return;
     }
     let word = std::mem::take(word);
+    let titles = [("mr", "mister"), ("mrs", "missus"), ("dr", "doctor")];
+    if let Some((_, spoken)) = titles.iter().find(|(short, _)| *short == word) {
+        words.push((*spoken).to_owned());
+        return;
+    }
     match word.parse::<u32>() {
-        Ok(number) if number < 1_000_000 && word.bytes().all(|b| b.is_ascii_digit()) => spell(number, words),
+        Ok(number) if number < 1_000_000 && word.bytes().all(|b| b.is_ascii_digit()) => {
+            spell(number, words)
+        }
         _ => words.push(word),
     }
 }
@@ -117,10 +143,30 @@ fn end_word(word: &mut String, words: &mut Vec<String>) {
 /// English words of a number below one million, without "and".
 fn spell(number: u32, words: &mut Vec<String>) {
     const SMALL: [&str; 20] = [
-        "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-        "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+        "zero",
+        "one",
+        "two",
+        "three",
+        "four",
+        "five",
+        "six",
+        "seven",
+        "eight",
+        "nine",
+        "ten",
+        "eleven",
+        "twelve",
+        "thirteen",
+        "fourteen",
+        "fifteen",
+        "sixteen",
+        "seventeen",
+        "eighteen",
+        "nineteen",
     ];
-    const TENS: [&str; 10] = ["", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"];
+    const TENS: [&str; 10] = [
+        "", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety",
+    ];
     if number >= 1_000 {
         spell(number / 1_000, words);
         words.push("thousand".to_owned());
@@ -135,7 +181,10 @@ fn spell(number: u32, words: &mut Vec<String>) {
         (0, 0) if number > 0 => {}
         (0 | 1, _) => words.push(SMALL[rest as usize].to_owned()),
         (tens, 0) => words.push(TENS[tens as usize].to_owned()),
-        (tens, units) => words.extend([TENS[tens as usize].to_owned(), SMALL[units as usize].to_owned()]),
+        (tens, units) => words.extend([
+            TENS[tens as usize].to_owned(),
+            SMALL[units as usize].to_owned(),
+        ]),
     }
 }
 
@@ -152,9 +201,13 @@ mod tests {
             ("set the speed to 21.", "set the speed to twenty one"),
             ("1,234 cars", "one thousand two hundred thirty four cars"),
             ("one,two", "one two"),
-            ("0 10 15 100 1000 999999", "zero ten fifteen one hundred one thousand nine hundred ninety nine thousand nine hundred ninety nine"),
+            (
+                "0 10 15 100 1000 999999",
+                "zero ten fifteen one hundred one thousand nine hundred ninety nine thousand nine hundred ninety nine",
+            ),
             ("1000000 4th 5x", "1000000 4th 5x"),
             ("well-known \u{2014} fact", "well known fact"),
+            ("Mr. and Mrs. Smith", "mister and missus smith"),
             ("", ""),
             ("  ... ", ""),
         ];
@@ -179,15 +232,22 @@ mod tests {
         ];
         for (reference, hypothesis, substitutions, deletions, insertions) in cases {
             let found = word_errors(reference, hypothesis);
-            let expected =
-                WordErrors { substitutions, deletions, insertions, reference_words: normalize(reference).len() };
+            let expected = WordErrors {
+                substitutions,
+                deletions,
+                insertions,
+                reference_words: normalize(reference).len(),
+            };
             assert_eq!(found, expected, "{reference:?} / {hypothesis:?}");
         }
     }
 
     #[test]
     fn rates_are_pooled_over_words_not_averaged() {
-        let errors = [word_errors("a b c d e f g h i", "a b c d e f g h i"), word_errors("a", "b")];
+        let errors = [
+            word_errors("a b c d e f g h i", "a b c d e f g h i"),
+            word_errors("a", "b"),
+        ];
         let pooled: WordErrors = errors.into_iter().sum();
         assert!((pooled.rate() - 0.1).abs() < 1e-12, "{pooled:?}");
         assert_eq!(word_errors("", "").rate(), 0.0);

@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
+use super::VisionError;
 use super::coco::{COCO_90, coco_label};
 use super::letterbox::{Fit, InputWriter};
 use super::picture::Picture;
 use super::ssd::{Selection, select};
-use super::VisionError;
 use crate::folder::ModelFolder;
 use crate::runtime::Runtime;
 use crate::session::{Dim, Feed, Kind, Session, SessionSpec, TensorSpec, Terminator, Threads};
@@ -109,10 +109,16 @@ impl Detector {
                 config.labels.chars().take(48).collect::<String>(),
                 config.classes
             );
-            return Err(VisionError::Model { part: "labels", reason });
+            return Err(VisionError::Model {
+                part: "labels",
+                reason,
+            });
         }
         if !(1..=MAX_INPUT).contains(&config.input) {
-            return Err(VisionError::Model { part: "input", reason: format!("expected 1..={MAX_INPUT}, found {}", config.input) });
+            return Err(VisionError::Model {
+                part: "input",
+                reason: format!("expected 1..={MAX_INPUT}, found {}", config.input),
+            });
         }
         let side = config.input as usize;
         let image = [1, side, side, 3].map(Dim::Is);
@@ -124,30 +130,53 @@ impl Detector {
                 TensorSpec::new("scores", Kind::F32, &scores),
             ],
         };
-        let session =
-            Session::open(runtime, &folder.manifest.name, &folder.path("model.onnx")?, &spec, Threads::Shared)?;
-        Ok(Detector { session, writer: InputWriter::new(config.input), side, classes: config.classes })
+        let session = Session::open(
+            runtime,
+            &folder.manifest.name,
+            &folder.path("model.onnx")?,
+            &spec,
+            Threads::Shared,
+        )?;
+        Ok(Detector {
+            session,
+            writer: InputWriter::new(config.input),
+            side,
+            classes: config.classes,
+        })
     }
 
     /// Looks at a picture.
     ///
     /// # Errors
     /// [`VisionError::Setting`], [`VisionError::Resize`], [`VisionError::Engine`], [`VisionError::Model`].
-    pub fn detect(&mut self, picture: &Picture<'_>, options: &DetectOptions) -> Result<Detections, VisionError> {
+    pub fn detect(
+        &mut self,
+        picture: &Picture<'_>,
+        options: &DetectOptions,
+    ) -> Result<Detections, VisionError> {
         check(&options.selection)?;
         let started = Instant::now();
         let (tensor, placement) = self.writer.write(picture, options.fit)?;
         let preprocess = started.elapsed();
 
         let started = Instant::now();
-        let outputs = self.session.run(&[Feed::f32("image", &[1, self.side, self.side, 3], tensor)])?;
+        let outputs =
+            self.session
+                .run(&[Feed::f32("image", &[1, self.side, self.side, 3], tensor)])?;
         let inference = started.elapsed();
 
         let started = Instant::now();
         let (boxes, scores) = (outputs.f32("boxes")?.data, outputs.f32("scores")?.data);
         if boxes.len() / 4 != scores.len() / self.classes {
-            let reason = format!("{} boxes, but scores for {}", boxes.len() / 4, scores.len() / self.classes);
-            return Err(VisionError::Model { part: "boxes", reason });
+            let reason = format!(
+                "{} boxes, but scores for {}",
+                boxes.len() / 4,
+                scores.len() / self.classes
+            );
+            return Err(VisionError::Model {
+                part: "boxes",
+                reason,
+            });
         }
         let selected = select(boxes, scores, self.classes, &options.selection);
         let items = selected
@@ -162,8 +191,16 @@ impl Detector {
                 bbox: placement.to_source(item.bbox),
             })
             .collect();
-        let durations = DetectDurations { preprocess, inference, postprocess: started.elapsed() };
-        Ok(Detections { items, dropped: selected.dropped, durations })
+        let durations = DetectDurations {
+            preprocess,
+            inference,
+            postprocess: started.elapsed(),
+        };
+        Ok(Detections {
+            items,
+            dropped: selected.dropped,
+            durations,
+        })
     }
 
     /// Runs the network once over grey, so that the first real picture does not pay for first touches.
@@ -183,7 +220,12 @@ impl Detector {
 }
 
 fn check(selection: &Selection) -> Result<(), VisionError> {
-    let Selection { min_score, max_overlap, per_class, total } = *selection;
+    let Selection {
+        min_score,
+        max_overlap,
+        per_class,
+        total,
+    } = *selection;
     let most = MAX_DETECTIONS as f64;
     let settings = [
         // A threshold of zero would make a candidate of every box and class.
@@ -195,7 +237,12 @@ fn check(selection: &Selection) -> Result<(), VisionError> {
     for (field, found, min, max) in settings {
         // Written so that NaN fails.
         if !(found >= min && found <= max) {
-            return Err(VisionError::Setting { field, found, min, max });
+            return Err(VisionError::Setting {
+                field,
+                found,
+                min,
+                max,
+            });
         }
     }
     Ok(())
@@ -210,14 +257,47 @@ mod tests {
         check(&Selection::default()).unwrap();
         let good = Selection::default();
         let cases = [
-            (Selection { min_score: 0.0, ..good }, "min_score"),
-            (Selection { min_score: f32::NAN, ..good }, "min_score"),
-            (Selection { max_overlap: 1.5, ..good }, "max_overlap"),
-            (Selection { per_class: 0, ..good }, "per_class"),
-            (Selection { total: 1_001, ..good }, "total"),
+            (
+                Selection {
+                    min_score: 0.0,
+                    ..good
+                },
+                "min_score",
+            ),
+            (
+                Selection {
+                    min_score: f32::NAN,
+                    ..good
+                },
+                "min_score",
+            ),
+            (
+                Selection {
+                    max_overlap: 1.5,
+                    ..good
+                },
+                "max_overlap",
+            ),
+            (
+                Selection {
+                    per_class: 0,
+                    ..good
+                },
+                "per_class",
+            ),
+            (
+                Selection {
+                    total: 1_001,
+                    ..good
+                },
+                "total",
+            ),
         ];
         for (bad, expected) in cases {
-            assert!(matches!(check(&bad), Err(VisionError::Setting { field, .. }) if field == expected), "{expected}");
+            assert!(
+                matches!(check(&bad), Err(VisionError::Setting { field, .. }) if field == expected),
+                "{expected}"
+            );
         }
     }
 }

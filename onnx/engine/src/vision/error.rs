@@ -18,7 +18,9 @@ pub enum VisionError {
         height: u32,
     },
     /// A side above [`super::MAX_SIDE`] or an area above [`super::MAX_PIXELS`].
-    #[error("a picture of {width}x{height} is too large: at most {max_side} a side and {max_pixels} pixels")]
+    #[error(
+        "a picture of {width}x{height} is too large: at most {max_side} a side and {max_pixels} pixels"
+    )]
     TooLarge {
         /// Width in pixels.
         width: u32,

@@ -52,11 +52,18 @@ impl Placement {
             Fit::Stretch => [side, side],
             Fit::Letterbox => {
                 let scale = f64::from(side) / f64::from(width.max(height).max(1));
-                [width, height].map(|length| ((f64::from(length) * scale).round() as u32).clamp(1, side.max(1)))
+                [width, height].map(|length| {
+                    ((f64::from(length) * scale).round() as u32).clamp(1, side.max(1))
+                })
             }
         };
         let offset = filled.map(|length| side.saturating_sub(length) / 2);
-        Placement { source: [width, height], side, offset, filled }
+        Placement {
+            source: [width, height],
+            side,
+            offset,
+            filled,
+        }
     }
 
     /// A box given as fractions of the square (x0, y0, x1, y1) in pixels of the picture, clamped to it.
@@ -65,7 +72,8 @@ impl Placement {
         std::array::from_fn(|corner| {
             let axis = corner % 2;
             let on_square = f64::from(fractions[corner]) * f64::from(self.side);
-            let on_filled = (on_square - f64::from(self.offset[axis])) / f64::from(self.filled[axis].max(1));
+            let on_filled =
+                (on_square - f64::from(self.offset[axis])) / f64::from(self.filled[axis].max(1));
             let source = f64::from(self.source[axis]);
             (on_filled * source).clamp(0.0, source) as f32
         })
@@ -96,7 +104,9 @@ pub struct InputWriter {
 
 impl std::fmt::Debug for InputWriter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("InputWriter").field("side", &self.side).finish_non_exhaustive()
+        f.debug_struct("InputWriter")
+            .field("side", &self.side)
+            .finish_non_exhaustive()
     }
 }
 
@@ -106,31 +116,53 @@ impl InputWriter {
     pub fn new(side: u32) -> InputWriter {
         // Convolution: a triangle as wide as the reduction, as in the reference pre-processing. Plain bilinear interpolation
         // would look at 4 of the 36 pixels that become one.
-        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear)).use_alpha(false);
+        let options = ResizeOptions::new()
+            .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
+            .use_alpha(false);
         let tensor = vec![BAR; side as usize * side as usize * 3];
-        InputWriter { side, resizer: Resizer::new(), options, small: Vec::new(), tensor }
+        InputWriter {
+            side,
+            resizer: Resizer::new(),
+            options,
+            small: Vec::new(),
+            tensor,
+        }
     }
 
     /// Writes a picture; returns the tensor's elements and where the picture stands in them.
     ///
     /// # Errors
     /// [`VisionError::Resize`].
-    pub fn write(&mut self, picture: &Picture<'_>, fit: Fit) -> Result<(&[f32], Placement), VisionError> {
+    pub fn write(
+        &mut self,
+        picture: &Picture<'_>,
+        fit: Fit,
+    ) -> Result<(&[f32], Placement), VisionError> {
         let (width, height) = (picture.width(), picture.height());
         let placement = Placement::new(fit, width, height, self.side);
         let [filled_width, filled_height] = placement.filled;
         let layout = picture.layout();
-        let failed = |reason: String| VisionError::Resize { width, height, reason };
+        let failed = |reason: String| VisionError::Resize {
+            width,
+            height,
+            reason,
+        };
         let pixel = match layout {
             Layout::Mono8 => PixelType::U8,
             Layout::Rgb8 | Layout::Bgr8 => PixelType::U8x3,
             Layout::Rgba8 | Layout::Bgra8 => PixelType::U8x4,
         };
-        let source = ImageRef::new(width, height, picture.pixels(), pixel).map_err(|error| failed(error.to_string()))?;
-        self.small.resize(filled_width as usize * filled_height as usize * layout.bytes(), 0);
+        let source = ImageRef::new(width, height, picture.pixels(), pixel)
+            .map_err(|error| failed(error.to_string()))?;
+        self.small.resize(
+            filled_width as usize * filled_height as usize * layout.bytes(),
+            0,
+        );
         let mut small = Image::from_slice_u8(filled_width, filled_height, &mut self.small, pixel)
             .map_err(|error| failed(error.to_string()))?;
-        self.resizer.resize(&source, &mut small, &self.options).map_err(|error| failed(error.to_string()))?;
+        self.resizer
+            .resize(&source, &mut small, &self.options)
+            .map_err(|error| failed(error.to_string()))?;
         if placement.filled != [self.side; 2] {
             self.tensor.fill(BAR);
         }
@@ -142,12 +174,19 @@ impl InputWriter {
         let [red, green, blue] = layout.rgb_offsets();
         let row_bytes = placement.filled[0] as usize * layout.bytes();
         let row_floats = self.side as usize * 3;
-        let (left, top) = (placement.offset[0] as usize * 3, placement.offset[1] as usize);
+        let (left, top) = (
+            placement.offset[0] as usize * 3,
+            placement.offset[1] as usize,
+        );
         let rows = self.tensor.chunks_exact_mut(row_floats).skip(top);
         for (floats, bytes) in rows.zip(self.small.chunks_exact(row_bytes)) {
             let floats = floats[left..].as_chunks_mut::<3>().0;
             for (out, pixel) in floats.iter_mut().zip(bytes.chunks_exact(layout.bytes())) {
-                *out = [f32::from(pixel[red]), f32::from(pixel[green]), f32::from(pixel[blue])];
+                *out = [
+                    f32::from(pixel[red]),
+                    f32::from(pixel[green]),
+                    f32::from(pixel[blue]),
+                ];
             }
         }
     }
@@ -171,7 +210,11 @@ mod tests {
         ];
         for (fit, width, height, offset, filled) in cases {
             let placement = Placement::new(fit, width, height, 300);
-            assert_eq!((placement.offset, placement.filled), (offset, filled), "{fit:?} {width}x{height}");
+            assert_eq!(
+                (placement.offset, placement.filled),
+                (offset, filled),
+                "{fit:?} {width}x{height}"
+            );
         }
     }
 
@@ -182,9 +225,22 @@ mod tests {
         let bottom = (37.0 + 225.0) / 300.0;
         let corners = placement.to_source([0.0, top, 1.0, bottom]);
         let expected = [0.0, 0.0, 640.0, 480.0];
-        assert!(corners.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-3), "{corners:?}");
-        assert_eq!(placement.to_source([-0.5, 0.0, 1.5, 1.0]), [0.0, 0.0, 640.0, 480.0], "a box over the bars");
-        assert_eq!(Placement::new(Fit::Stretch, 810, 1_080, 300).to_source([0.5, 0.25, 1.0, 1.0]), [405.0, 270.0, 810.0, 1_080.0]);
+        assert!(
+            corners
+                .iter()
+                .zip(expected)
+                .all(|(a, b)| (a - b).abs() < 1e-3),
+            "{corners:?}"
+        );
+        assert_eq!(
+            placement.to_source([-0.5, 0.0, 1.5, 1.0]),
+            [0.0, 0.0, 640.0, 480.0],
+            "a box over the bars"
+        );
+        assert_eq!(
+            Placement::new(Fit::Stretch, 810, 1_080, 300).to_source([0.5, 0.25, 1.0, 1.0]),
+            [405.0, 270.0, 810.0, 1_080.0]
+        );
     }
 
     proptest::proptest! {
@@ -219,7 +275,9 @@ mod tests {
     fn colours_and_sides_survive_in_every_layout() {
         let mut writer = InputWriter::new(300);
         for layout in [Layout::Rgb8, Layout::Bgr8, Layout::Rgba8, Layout::Bgra8] {
-            let (tensor, _) = writer.write(&halves(640, 480, layout), Fit::Stretch).unwrap();
+            let (tensor, _) = writer
+                .write(&halves(640, 480, layout), Fit::Stretch)
+                .unwrap();
             let at = |x: usize, y: usize| tensor[(y * 300 + x) * 3..][..3].to_vec();
             assert_eq!(at(10, 150), [255.0, 0.0, 0.0], "{layout:?}");
             assert_eq!(at(290, 150), [0.0, 0.0, 255.0], "{layout:?}");
@@ -229,11 +287,21 @@ mod tests {
     #[test]
     fn bars_are_grey_also_after_a_stretched_picture() {
         let mut writer = InputWriter::new(300);
-        writer.write(&halves(300, 300, Layout::Rgb8), Fit::Stretch).unwrap();
-        let (tensor, placement) = writer.write(&halves(640, 480, Layout::Rgb8), Fit::Letterbox).unwrap();
+        writer
+            .write(&halves(300, 300, Layout::Rgb8), Fit::Stretch)
+            .unwrap();
+        let (tensor, placement) = writer
+            .write(&halves(640, 480, Layout::Rgb8), Fit::Letterbox)
+            .unwrap();
         let row = |y: usize| &tensor[y * 900..][..3];
-        assert_eq!((row(0), row(36), row(299)), (&[BAR; 3][..], &[BAR; 3][..], &[BAR; 3][..]));
-        assert_eq!((row(37), row(261)), (&[255.0, 0.0, 0.0][..], &[255.0, 0.0, 0.0][..]));
+        assert_eq!(
+            (row(0), row(36), row(299)),
+            (&[BAR; 3][..], &[BAR; 3][..], &[BAR; 3][..])
+        );
+        assert_eq!(
+            (row(37), row(261)),
+            (&[255.0, 0.0, 0.0][..], &[255.0, 0.0, 0.0][..])
+        );
         assert_eq!(placement.filled, [300, 225]);
     }
 

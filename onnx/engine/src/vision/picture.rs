@@ -142,7 +142,11 @@ impl Encoding {
     /// Rows of `step` bytes: the colour plane of NV12 follows with half as many rows.
     fn rows(self, height: u32) -> u64 {
         let height = u64::from(height);
-        if matches!(self, Encoding::Planar(_)) { height + height / 2 } else { height }
+        if matches!(self, Encoding::Planar(_)) {
+            height + height / 2
+        } else {
+            height
+        }
     }
 }
 
@@ -153,37 +157,81 @@ impl<'a> Picture<'a> {
     /// [`VisionError::Encoding`], [`VisionError::Empty`], [`VisionError::TooLarge`], [`VisionError::Step`],
     /// [`VisionError::OddSide`], [`VisionError::TooFewBytes`], in this order.
     pub fn from_raw(frame: &RawFrame<'a>) -> Result<Picture<'a>, VisionError> {
-        let RawFrame { width, height, step, .. } = *frame;
+        let RawFrame {
+            width,
+            height,
+            step,
+            ..
+        } = *frame;
         let encoding = Encoding::from_name(frame.encoding)?;
         check_size(width, height)?;
         let row = encoding.row_bytes(width);
         if !(row..=row * MAX_STEP_ROWS).contains(&u64::from(step)) {
             let (min, max) = (row, row * MAX_STEP_ROWS);
-            return Err(VisionError::Step { found: step, min, max, width, encoding: encoding.name() });
+            return Err(VisionError::Step {
+                found: step,
+                min,
+                max,
+                width,
+                encoding: encoding.name(),
+            });
         }
         for (side, found, shared) in [
-            ("width", width, matches!(encoding, Encoding::Packed(_) | Encoding::Planar(_))),
+            (
+                "width",
+                width,
+                matches!(encoding, Encoding::Packed(_) | Encoding::Planar(_)),
+            ),
             ("height", height, matches!(encoding, Encoding::Planar(_))),
         ] {
             if shared && found % 2 != 0 {
-                return Err(VisionError::OddSide { encoding: encoding.name(), side, found });
+                return Err(VisionError::OddSide {
+                    encoding: encoding.name(),
+                    side,
+                    found,
+                });
             }
         }
         // Drivers may leave out the padding of the last row.
         let expected = (encoding.rows(height) - 1) * u64::from(step) + row;
         if (frame.data.len() as u64) < expected {
-            return Err(VisionError::TooFewBytes { found: frame.data.len(), expected, width, height, step });
+            return Err(VisionError::TooFewBytes {
+                found: frame.data.len(),
+                expected,
+                width,
+                height,
+                step,
+            });
         }
         // Fits: MAX_SIDE times four bytes.
         let (step, row) = (step as usize, row as usize);
-        let rows = |count: u32| frame.data.chunks(step).take(count as usize).map(move |r| &r[..row.min(r.len())]);
+        let rows = |count: u32| {
+            frame
+                .data
+                .chunks(step)
+                .take(count as usize)
+                .map(move |r| &r[..row.min(r.len())])
+        };
         let (layout, pixels) = match encoding {
-            Encoding::Plain(layout) if step == row => (layout, Cow::Borrowed(&frame.data[..row * height as usize])),
-            Encoding::Plain(layout) => (layout, Cow::Owned(rows(height).flatten().copied().collect())),
+            Encoding::Plain(layout) if step == row => {
+                (layout, Cow::Borrowed(&frame.data[..row * height as usize]))
+            }
+            Encoding::Plain(layout) => (
+                layout,
+                Cow::Owned(rows(height).flatten().copied().collect()),
+            ),
             Encoding::Mono16 => {
                 // The brighter byte is enough for a detector that was trained on 8 bits.
                 let high = usize::from(!frame.is_bigendian);
-                (Layout::Mono8, Cow::Owned(rows(height).flat_map(|r| r.iter().skip(high).step_by(2)).copied().collect()))
+                (
+                    Layout::Mono8,
+                    Cow::Owned(
+                        rows(height)
+                            .flat_map(|r| r.iter().skip(high).step_by(2))
+                            .copied()
+                            .collect(),
+                    ),
+                )
             }
             Encoding::Packed(order) => {
                 let mut rgb = Vec::with_capacity(width as usize * height as usize * 3);
@@ -207,14 +255,30 @@ impl<'a> Picture<'a> {
     ///
     /// # Errors
     /// [`VisionError::Empty`], [`VisionError::TooLarge`], [`VisionError::TooFewBytes`] when the length is not exact.
-    pub fn packed(width: u32, height: u32, layout: Layout, pixels: Cow<'a, [u8]>) -> Result<Picture<'a>, VisionError> {
+    pub fn packed(
+        width: u32,
+        height: u32,
+        layout: Layout,
+        pixels: Cow<'a, [u8]>,
+    ) -> Result<Picture<'a>, VisionError> {
         check_size(width, height)?;
         let step = width * layout.bytes() as u32;
         let expected = u64::from(step) * u64::from(height);
         if pixels.len() as u64 != expected {
-            return Err(VisionError::TooFewBytes { found: pixels.len(), expected, width, height, step });
+            return Err(VisionError::TooFewBytes {
+                found: pixels.len(),
+                expected,
+                width,
+                height,
+                step,
+            });
         }
-        Ok(Picture { width, height, layout, pixels })
+        Ok(Picture {
+            width,
+            height,
+            layout,
+            pixels,
+        })
     }
 
     /// Pixels of a row.
@@ -248,7 +312,11 @@ impl<'a> Picture<'a> {
             return None;
         }
         let at = (y as usize * self.width as usize + x as usize) * self.layout.bytes();
-        Some(self.layout.rgb_offsets().map(|offset| self.pixels[at + offset]))
+        Some(
+            self.layout
+                .rgb_offsets()
+                .map(|offset| self.pixels[at + offset]),
+        )
     }
 
     /// The same picture on its own memory, free of the message it came in.
@@ -269,7 +337,12 @@ pub(super) fn check_size(width: u32, height: u32) -> Result<(), VisionError> {
         return Err(VisionError::Empty { width, height });
     }
     if width > MAX_SIDE || height > MAX_SIDE || u64::from(width) * u64::from(height) > MAX_PIXELS {
-        return Err(VisionError::TooLarge { width, height, max_side: MAX_SIDE, max_pixels: MAX_PIXELS });
+        return Err(VisionError::TooLarge {
+            width,
+            height,
+            max_side: MAX_SIDE,
+            max_pixels: MAX_PIXELS,
+        });
     }
     Ok(())
 }
@@ -278,8 +351,21 @@ pub(super) fn check_size(width: u32, height: u32) -> Result<(), VisionError> {
 mod tests {
     use super::*;
 
-    fn frame<'a>(encoding: &'a str, width: u32, height: u32, step: u32, data: &'a [u8]) -> RawFrame<'a> {
-        RawFrame { encoding, width, height, step, is_bigendian: false, data }
+    fn frame<'a>(
+        encoding: &'a str,
+        width: u32,
+        height: u32,
+        step: u32,
+        data: &'a [u8],
+    ) -> RawFrame<'a> {
+        RawFrame {
+            encoding,
+            width,
+            height,
+            step,
+            is_bigendian: false,
+            data,
+        }
     }
 
     fn is_borrowed(picture: &Picture<'_>) -> bool {
@@ -289,8 +375,14 @@ mod tests {
     #[test]
     fn plain_layouts_are_borrowed_and_read_in_rgb_order() {
         let data: Vec<u8> = (0..16).collect();
-        let cases = [("rgb8", 3, [3, 4, 5]), ("bgr8", 3, [5, 4, 3]), ("8UC3", 3, [5, 4, 3]),
-            ("rgba8", 4, [4, 5, 6]), ("bgra8", 4, [6, 5, 4]), ("mono8", 1, [1, 1, 1])];
+        let cases = [
+            ("rgb8", 3, [3, 4, 5]),
+            ("bgr8", 3, [5, 4, 3]),
+            ("8UC3", 3, [5, 4, 3]),
+            ("rgba8", 4, [4, 5, 6]),
+            ("bgra8", 4, [6, 5, 4]),
+            ("mono8", 1, [1, 1, 1]),
+        ];
         for (encoding, bytes, second_pixel) in cases {
             let picture = Picture::from_raw(&frame(encoding, 2, 2, 2 * bytes, &data)).unwrap();
             assert!(is_borrowed(&picture), "{encoding}");
@@ -333,6 +425,7 @@ mod tests {
     }
 
     #[test]
+    #[rustfmt::skip] // one case a line
     fn bad_frames_are_refused_by_name() {
         type Check = fn(&VisionError) -> bool;
         let data = [0u8; 64];

@@ -19,7 +19,12 @@ pub struct Selection {
 impl Default for Selection {
     fn default() -> Self {
         // Threshold of the reference script; overlap and limits of the model's own post-processing configuration.
-        Selection { min_score: 0.4, max_overlap: 0.6, per_class: 100, total: 100 }
+        Selection {
+            min_score: 0.4,
+            max_overlap: 0.6,
+            per_class: 100,
+            total: 100,
+        }
     }
 }
 
@@ -54,14 +59,23 @@ pub fn select(boxes: &[f32], scores: &[f32], classes: usize, selection: &Selecti
         return selected;
     }
     let mut candidates: Vec<Candidate> = Vec::new();
-    for (corners, row) in boxes.as_chunks::<4>().0.iter().zip(scores.chunks_exact(classes)) {
+    for (corners, row) in boxes
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .zip(scores.chunks_exact(classes))
+    {
         for (class, score) in row.iter().enumerate().skip(1 /* background */) {
             if *score < selection.min_score {
                 continue;
             }
             // NaN is not below the threshold either.
             match sound_box(corners).filter(|_| !score.is_nan()) {
-                Some(bbox) => candidates.push(Candidate { class: class as u32, score: *score, bbox }),
+                Some(bbox) => candidates.push(Candidate {
+                    class: class as u32,
+                    score: *score,
+                    bbox,
+                }),
                 None => selected.dropped += 1,
             }
         }
@@ -91,7 +105,9 @@ pub fn overlap(a: [f32; 4], b: [f32; 4]) -> f32 {
 fn suppress(group: &[Candidate], selection: &Selection, kept: &mut Vec<Candidate>) {
     let first = kept.len();
     for candidate in group.iter().take(selection.per_class) {
-        let repeated = kept[first..].iter().any(|other| overlap(other.bbox, candidate.bbox) >= selection.max_overlap);
+        let repeated = kept[first..]
+            .iter()
+            .any(|other| overlap(other.bbox, candidate.bbox) >= selection.max_overlap);
         if !repeated {
             kept.push(*candidate);
         }
@@ -101,7 +117,8 @@ fn suppress(group: &[Candidate], selection: &Selection, kept: &mut Vec<Candidate
 fn sound_box(corners: &[f32; 4]) -> Option<[f32; 4]> {
     let [y0, x0, y1, x1] = *corners;
     // Comparisons with NaN are false, and an infinite width is as useless as a negative one.
-    (x0 <= x1 && y0 <= y1 && (x1 - x0).is_finite() && (y1 - y0).is_finite()).then_some([x0, y0, x1, y1])
+    (x0 <= x1 && y0 <= y1 && (x1 - x0).is_finite() && (y1 - y0).is_finite())
+        .then_some([x0, y0, x1, y1])
 }
 
 #[cfg(test)]
@@ -115,11 +132,19 @@ mod tests {
 
     fn run(rows: &[([f32; 4], [f32; 2])], selection: &Selection) -> Vec<(u32, f32)> {
         let boxes: Vec<f32> = rows.iter().flat_map(|(corners, _)| *corners).collect();
-        let scores: Vec<f32> = rows.iter().flat_map(|(_, [a, b])| [0.99 /* background */, *a, *b]).collect();
-        select(&boxes, &scores, 3, selection).items.iter().map(|item| (item.class, item.score)).collect()
+        let scores: Vec<f32> = rows
+            .iter()
+            .flat_map(|(_, [a, b])| [0.99 /* background */, *a, *b])
+            .collect();
+        select(&boxes, &scores, 3, selection)
+            .items
+            .iter()
+            .map(|item| (item.class, item.score))
+            .collect()
     }
 
     #[test]
+    #[rustfmt::skip] // one case a line
     fn table() {
         let default = Selection::default();
         let near = square(0.11, 0.1);
@@ -141,25 +166,77 @@ mod tests {
     #[test]
     fn nan_infinite_and_inside_out_boxes_are_dropped_and_counted() {
         let bad = [
-            [f32::NAN, 0.1, 0.2, 0.2], [0.1, f32::NEG_INFINITY, 0.2, 0.2], [0.1, 0.1, f32::INFINITY, 0.2], [0.3, 0.1, 0.2, 0.2],
+            [f32::NAN, 0.1, 0.2, 0.2],
+            [0.1, f32::NEG_INFINITY, 0.2, 0.2],
+            [0.1, 0.1, f32::INFINITY, 0.2],
+            [0.3, 0.1, 0.2, 0.2],
             [0.1, f32::INFINITY, 0.2, f32::INFINITY],
         ];
-        let boxes: Vec<f32> = bad.iter().chain([&square(0.1, 0.1), &square(0.5, 0.5)]).flatten().copied().collect();
-        let scores = [[0.0, 0.9], [0.0, 0.9], [0.0, 0.9], [0.0, 0.9], [0.0, 0.9], [0.0, f32::NAN], [0.0, 0.8]].concat();
+        let boxes: Vec<f32> = bad
+            .iter()
+            .chain([&square(0.1, 0.1), &square(0.5, 0.5)])
+            .flatten()
+            .copied()
+            .collect();
+        let scores = [
+            [0.0, 0.9],
+            [0.0, 0.9],
+            [0.0, 0.9],
+            [0.0, 0.9],
+            [0.0, 0.9],
+            [0.0, f32::NAN],
+            [0.0, 0.8],
+        ]
+        .concat();
         let found = select(&boxes, &scores, 2, &Selection::default());
-        assert_eq!((found.items.len(), found.items[0].score, found.dropped), (1, 0.8, 6), "{found:?}");
+        assert_eq!(
+            (found.items.len(), found.items[0].score, found.dropped),
+            (1, 0.8, 6),
+            "{found:?}"
+        );
         let bbox = found.items[0].bbox;
-        assert!(bbox.iter().zip([0.5, 0.5, 0.7, 0.7]).all(|(a, b)| (a - b).abs() < 1e-6), "{bbox:?}");
+        assert!(
+            bbox.iter()
+                .zip([0.5, 0.5, 0.7, 0.7])
+                .all(|(a, b)| (a - b).abs() < 1e-6),
+            "{bbox:?}"
+        );
     }
 
     #[test]
     fn limits() {
-        let rows: Vec<([f32; 4], [f32; 2])> =
-            (0..50).map(|i| (square(i as f32, 0.0), [0.5 + i as f32 * 0.001, 0.6])).collect();
-        assert_eq!(run(&rows, &Selection { per_class: 3, ..Selection::default() }).len(), 6);
-        let few = run(&rows, &Selection { total: 2, ..Selection::default() });
+        let rows: Vec<([f32; 4], [f32; 2])> = (0..50)
+            .map(|i| (square(i as f32, 0.0), [0.5 + i as f32 * 0.001, 0.6]))
+            .collect();
+        assert_eq!(
+            run(
+                &rows,
+                &Selection {
+                    per_class: 3,
+                    ..Selection::default()
+                }
+            )
+            .len(),
+            6
+        );
+        let few = run(
+            &rows,
+            &Selection {
+                total: 2,
+                ..Selection::default()
+            },
+        );
         assert_eq!(few, [(2, 0.6), (2, 0.6)]);
-        assert!(run(&rows, &Selection { total: 0, ..Selection::default() }).is_empty());
+        assert!(
+            run(
+                &rows,
+                &Selection {
+                    total: 0,
+                    ..Selection::default()
+                }
+            )
+            .is_empty()
+        );
     }
 
     #[test]
@@ -172,7 +249,10 @@ mod tests {
             ([0.0; 4], [0.0; 4], 0.0),
         ];
         for (a, b, expected) in cases {
-            assert!((overlap(a, b) - expected).abs() < 1e-6 && overlap(a, b) == overlap(b, a), "{a:?} {b:?}");
+            assert!(
+                (overlap(a, b) - expected).abs() < 1e-6 && overlap(a, b) == overlap(b, a),
+                "{a:?} {b:?}"
+            );
         }
     }
 

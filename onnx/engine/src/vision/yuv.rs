@@ -27,7 +27,8 @@ pub(super) fn packed_row(row: &[u8], order: Order, rgb: &mut Vec<u8>) {
             Order::Uyvy => (a, c, [b, d]),
             Order::Yuyv => (b, d, [a, c]),
         };
-        pair.iter().for_each(|y| rgb.extend_from_slice(&to_rgb(*y, u, v)));
+        pair.iter()
+            .for_each(|y| rgb.extend_from_slice(&to_rgb(*y, u, v)));
     }
 }
 
@@ -38,7 +39,8 @@ pub(super) fn planar_row(luma: &[u8], colour: &[u8], order: Chroma, rgb: &mut Ve
             Chroma::Uv => (first, second),
             Chroma::Vu => (second, first),
         };
-        pair.iter().for_each(|y| rgb.extend_from_slice(&to_rgb(*y, u, v)));
+        pair.iter()
+            .for_each(|y| rgb.extend_from_slice(&to_rgb(*y, u, v)));
     }
 }
 
@@ -46,7 +48,8 @@ fn to_rgb(y: u8, u: u8, v: u8) -> [u8; 3] {
     // R = 1.164 (Y-16) + 1.596 (V-128), G = .. - 0.391 (U-128) - 0.813 (V-128), B = .. + 2.018 (U-128), times 256.
     let y = 298 * (i32::from(y) - 16) + 128;
     let (u, v) = (i32::from(u) - 128, i32::from(v) - 128);
-    [y + 409 * v, y - 100 * u - 208 * v, y + 516 * u].map(|channel| (channel >> 8).clamp(0, 255) as u8)
+    [y + 409 * v, y - 100 * u - 208 * v, y + 516 * u]
+        .map(|channel| (channel >> 8).clamp(0, 255) as u8)
 }
 
 #[cfg(test)]
@@ -67,7 +70,10 @@ mod tests {
         for (name, y, u, v, expected) in cases {
             let found = to_rgb(y, u, v);
             for (channel, (a, b)) in found.iter().zip(expected).enumerate() {
-                assert!(a.abs_diff(b) <= 2, "{name}, channel {channel}: expected {expected:?}, found {found:?}");
+                assert!(
+                    a.abs_diff(b) <= 2,
+                    "{name}, channel {channel}: expected {expected:?}, found {found:?}"
+                );
             }
         }
     }
