@@ -77,6 +77,15 @@ fn ports(node: &NodeSpec, findings: &mut Findings) {
                     ),
                 );
             }
+            if node.model("language").is_some() {
+                findings.note(
+                    node.at,
+                    format!(
+                        "{} understands by rules, it asks no language model",
+                        node.name
+                    ),
+                );
+            }
             needs("asr", "audio", findings);
             needs("vad", "audio", findings);
         }

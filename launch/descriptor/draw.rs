@@ -2,7 +2,7 @@
 //!
 //! All three come from the same list of edges, writer → topic → reader.
 
-use super::graph::{Feed, Graph};
+use super::graph::{Feed, GateSpec, Graph};
 
 /// A picture's form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,12 +145,25 @@ fn text(graph: &Graph, edges: &[Link<'_>]) -> String {
             rules.join(", ")
         };
         out.push_str(&format!(
-            "gate: own process · no model · {} Hz · allows {} · rules {rules}\n",
-            gate.rate_hz,
-            gate.allow.join(" ")
+            "gate: own process · no model · 10 Hz · allows {} · rules {rules}\n",
+            allowed(gate)
         ));
     }
     out
+}
+
+/// `KEEP STOP`, or `AUTONOMOUS: KEEP STOP; else: STOP`.
+fn allowed(gate: &GateSpec) -> String {
+    let mut parts: Vec<String> = gate
+        .allow_in_mode
+        .iter()
+        .map(|(mode, actions)| format!("{mode}: {}", actions.join(" ")))
+        .collect();
+    if parts.is_empty() {
+        return gate.allow.join(" ");
+    }
+    parts.push(format!("else: {}", gate.allow.join(" ")));
+    parts.join("; ")
 }
 
 fn dot(graph: &Graph, edges: &[Link<'_>]) -> String {

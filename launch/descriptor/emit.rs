@@ -75,12 +75,24 @@ fn block(key: &str, node: &Node, indent: usize, out: &mut String) {
         }
         Value::List(items) if !items.is_empty() && !small => {
             line(out, &format!("{pad}{key}:"));
-            items
-                .iter()
-                .for_each(|n| line(out, &format!("{pad}  - {}", flow(n))));
+            items.iter().for_each(|n| item(n, indent + 1, out));
         }
         _ => line(out, &format!("{pad}{key}: {flat}")),
     }
+}
+
+/// One item of a list; a mapping that is too wide for a line has its first key behind the dash and the others below it.
+fn item(node: &Node, indent: usize, out: &mut String) {
+    let pad = "  ".repeat(indent);
+    let flat = flow(node);
+    if pad.len() + flat.len() + 2 <= WIDTH || node.entries().is_empty() {
+        return line(out, &format!("{pad}- {flat}"));
+    }
+    let mut inner = String::new();
+    node.entries()
+        .iter()
+        .for_each(|e| block(&scalar(&e.key), &e.node, indent + 1, &mut inner));
+    out.push_str(&format!("{pad}- {}", inner.trim_start()));
 }
 
 fn line(out: &mut String, text: &str) {
@@ -174,6 +186,20 @@ mod tests {
         let back = read(&emit(&root), 0, &mut findings).unwrap();
         assert!(findings.is_empty());
         assert_eq!(values(&root), values(&back), "{}", emit(&root));
+        let wide = format!(
+            "l: [{{ a: {0}, b: {{ c: {0}, d: [1, {0}] }} }}, 2]\n",
+            "x".repeat(60)
+        );
+        let root = read(&wide, 0, &mut findings).unwrap();
+        assert!(
+            emit(&root).lines().all(|l| l.len() <= WIDTH),
+            "{}",
+            emit(&root)
+        );
+        assert_eq!(
+            values(&root),
+            values(&read(&emit(&root), 0, &mut findings).unwrap())
+        );
     }
 
     proptest! {

@@ -6,10 +6,10 @@ use std::time::Duration;
 use llmasos_nodes::contract::TopicContract;
 
 use super::findings::{At, Findings};
-use super::graph::{Confirmer, GateInput, GateSpec, RefuseRule, RefuseWhen};
-use super::kinds::{
+use super::gate_table::{
     ACTIONS, ALLOW, BELOW_DURATION, BELOW_LENGTH, CONFIRM, GATE, GATE_INPUT, MODES, RULE, SPEED,
 };
+use super::graph::{Confirmer, GateInput, GateSpec, RefuseRule, RefuseWhen};
 use super::node::outputs;
 use super::shape::Fields;
 use super::units::Dimension;
@@ -25,8 +25,6 @@ const MAX_SPEED_MPS: f64 = 100.0;
 const MAX_SLEW_MPS2: f64 = 12.0;
 /// Longest time a gate may be told.
 const MAX_TIME: Duration = Duration::from_secs(60);
-/// Verdicts a second when nothing else is said.
-const RATE_HZ: f64 = 10.0;
 
 /// Reads a gate that was held against its table; `topics` give the freshness that the inputs do not name.
 pub(super) fn read(
@@ -73,7 +71,7 @@ pub(super) fn read(
         refuse_when: rules.iter().filter_map(|e| rule(e, findings)).collect(),
         confirm: confirm.map(|c| confirmers(&c)).unwrap_or_default(),
         confirm_timeout: confirm.and_then(|c| time(&c, "timeout", findings)),
-        rate_hz: fields.quantity("rate", Dimension::Rate).unwrap_or(RATE_HZ),
+        velocity_limit: fields.truth("velocity_limit").unwrap_or(false),
         min_confidence: fields
             .quantity("min_confidence", Dimension::Ratio)
             .map(|r| r as f32),
@@ -81,12 +79,6 @@ pub(super) fn read(
         advice_validity: time(&fields, "advice_validity", findings),
         at: node.at,
     };
-    if let (Some(rate), false) = (fields.get("rate"), (1.0..=1000.0).contains(&spec.rate_hz)) {
-        findings.error(
-            rate.at,
-            format!("{}Hz is out of range, expected 1 to 1000 Hz", spec.rate_hz),
-        );
-    }
     for action in spec.confirm.keys().filter(|a| !spec.allows(a)) {
         let at = confirm
             .and_then(|c| c.get(action))

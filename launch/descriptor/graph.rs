@@ -250,30 +250,26 @@ pub struct SpeechParams {
     pub hangover: Duration,
     /// Longest utterance.
     pub max_utterance: Duration,
-    /// `SpeechCommand.speaker`; 0 = unknown.
-    pub speaker: u8,
+    /// Language of the recogniser, BCP-47.
+    pub language: String,
 }
 
 /// Parameters of perception-summary.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SummaryParams {
-    /// Detections below it are dropped, \[0, 1\].
-    pub min_score: f32,
-    /// Most objects of a summary, 1 to 32.
-    pub max_objects: usize,
-    /// Objects farther away are left out, m.
-    pub range_m: f32,
     /// Most summaries a second.
     pub rate_hz: f64,
+    /// Horizontal field of view of the camera, degrees.
+    pub field_of_view_deg: f32,
+    /// Position of the camera forward of base_link, m.
+    pub camera_forward_m: f32,
 }
 
 /// Parameters of planner-advisor.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdvisorParams {
-    /// 0 always takes the likeliest token.
-    pub temperature: f32,
-    /// Of sampling.
-    pub seed: u64,
+    /// How long an advice is valid after it was made.
+    pub validity: Duration,
 }
 
 /// The gate. Words of actions, lights and zones are those of the messages.
@@ -299,8 +295,8 @@ pub struct GateSpec {
     pub confirm: BTreeMap<String, Confirmer>,
     /// How long a question stands.
     pub confirm_timeout: Option<Duration>,
-    /// Verdicts a second.
-    pub rate_hz: f64,
+    /// Whether speed limits in force are also said to Autoware.
+    pub velocity_limit: bool,
     /// Commands below it do not act, \[0, 1\].
     pub min_confidence: Option<f32>,
     /// How long a spoken STOP or PULL_OVER holds.

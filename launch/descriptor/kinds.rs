@@ -81,16 +81,6 @@ impl NodeKind {
     }
 }
 
-/// Message types an input of the gate takes.
-pub fn gate_input_types(port: &str) -> &'static [&'static str] {
-    input_types(&GATE, port)
-}
-
-/// Message type of an output of the gate.
-pub fn gate_output_type(port: &str) -> Option<&'static str> {
-    output_type(&GATE, port)
-}
-
 fn section(table: &Table, name: &str) -> Option<&'static Table> {
     match table.key(name)?.shape {
         Shape::Fields(table) => Some(table),
@@ -98,7 +88,7 @@ fn section(table: &Table, name: &str) -> Option<&'static Table> {
     }
 }
 
-fn input_types(table: &Table, port: &str) -> &'static [&'static str] {
+pub(super) fn input_types(table: &Table, port: &str) -> &'static [&'static str] {
     match section(table, "in")
         .and_then(|t| t.key(port))
         .map(|k| &k.shape)
@@ -108,7 +98,7 @@ fn input_types(table: &Table, port: &str) -> &'static [&'static str] {
     }
 }
 
-fn output_type(table: &Table, port: &str) -> Option<&'static str> {
+pub(super) fn output_type(table: &Table, port: &str) -> Option<&'static str> {
     match section(table, "out")?.key(port)?.shape {
         Shape::Output(name) => Some(name),
         _ => None,
@@ -128,10 +118,10 @@ const AUDIO: &[&str] = &[
     "audio_common_msgs/msg/AudioDataStamped",
 ];
 const TEXT: &[&str] = &["std_msgs/msg/String"];
-const COMMAND: &str = "llmasos_msgs/msg/SpeechCommand";
-const SUMMARY_TYPE: &str = "llmasos_msgs/msg/PerceptionSummary";
-const ADVICE: &str = "llmasos_msgs/msg/PlannerAdvice";
-const VERDICT: &str = "llmasos_msgs/msg/GateVerdict";
+pub(super) const COMMAND: &str = "llmasos_msgs/msg/SpeechCommand";
+pub(super) const SUMMARY_TYPE: &str = "llmasos_msgs/msg/PerceptionSummary";
+pub(super) const ADVICE: &str = "llmasos_msgs/msg/PlannerAdvice";
+pub(super) const VERDICT: &str = "llmasos_msgs/msg/GateVerdict";
 const IMAGE: &[&str] = &["sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"];
 const OBJECTS: &[&str] = &[
     "autoware_perception_msgs/msg/PredictedObjects",
@@ -140,7 +130,7 @@ const OBJECTS: &[&str] = &[
     "vision_msgs/msg/Detection3DArray",
 ];
 const LIGHTS: &[&str] = &["autoware_perception_msgs/msg/TrafficLightGroupArray"];
-const EGO: &[&str] = &["nav_msgs/msg/Odometry"];
+pub(super) const EGO: &[&str] = &["nav_msgs/msg/Odometry"];
 
 /// `{ topic, queue, on_stale, supersede }` of a node's input.
 pub static INPUT: Table = table(
@@ -165,28 +155,11 @@ pub static INPUT: Table = table(
     ]],
 );
 
-/// `{ topic, max_age }` of a gate's input.
-pub static GATE_INPUT: Table = table(
-    "an input of the gate",
-    &[&[
-        must("topic", Shape::Topic, "the topic it reads"),
-        key(
-            "max_age",
-            DURATION,
-            "oldest stamp that counts as fresh; the topic's own by default",
-        ),
-    ]],
-);
-
 const fn input(name: &'static str, types: &'static [&'static str], help: &'static str) -> Key {
     key(name, Shape::Input(types, &INPUT), help)
 }
 
-const fn gate_input(name: &'static str, types: &'static [&'static str], help: &'static str) -> Key {
-    key(name, Shape::Input(types, &GATE_INPUT), help)
-}
-
-const fn ports(what: &'static str, keys: &'static [&'static [Key]]) -> Table {
+pub(super) const fn ports(what: &'static str, keys: &'static [&'static [Key]]) -> Table {
     Table {
         what,
         noun: "port",
@@ -294,10 +267,10 @@ static SPEECH_MODELS: Table = roles(
             Shape::Role("voice-activity"),
             "voice activity; needed when there is an audio port",
         ),
-        must(
+        key(
             "language",
             Shape::Role("language"),
-            "understands what no word list does",
+            "for what no rule understands",
         ),
     ]],
 );
@@ -341,23 +314,20 @@ pub static SPEECH_PARAMS: Table = params(
         key(
             "hangover",
             DURATION,
-            "silence that closes an utterance; 320ms by default",
+            "silence that closes an utterance; 480ms by default",
         ),
         key(
             "max_utterance",
             DURATION,
-            "longest utterance; 10s by default",
+            "longest utterance; 15s by default",
         ),
         key(
-            "speaker",
-            Shape::Word("speaker", SPEAKERS),
-            "who sits at this microphone; unknown when not given",
+            "language",
+            Shape::Text(16),
+            "language of the recogniser, BCP-47; en by default",
         ),
     ]],
 );
-
-/// Words of `speaker`.
-pub const SPEAKERS: &[&str] = &["DRIVER", "PASSENGER", "REMOTE"];
 
 static FAST_WORDS: Table = params(
     "a list of fast words",
@@ -396,7 +366,11 @@ static SUMMARY_MODELS: Table = roles(
             Shape::Role("detector"),
             "finds objects in pictures; needed when there is an image port",
         ),
-        must("language", Shape::Role("language"), "writes the sentence"),
+        key(
+            "language",
+            Shape::Role("language"),
+            "writes the sentence; without it the template does",
+        ),
     ]],
 );
 
@@ -423,22 +397,17 @@ static SUMMARY_OUT: Table = ports(
 pub static SUMMARY_PARAMS: Table = params(
     "a perception-summary node",
     &[&[
-        key(
-            "min_score",
-            Shape::Quantity(Dimension::Ratio),
-            "detections below it are dropped; 0.4 by default",
-        ),
-        key(
-            "max_objects",
-            Shape::Int(1, 32),
-            "most objects of a summary; 8 by default",
-        ),
-        key(
-            "range",
-            Shape::Quantity(Dimension::Length),
-            "objects farther away are left out; 80 m by default",
-        ),
         key("rate", RATE, "most summaries a second; 1Hz by default"),
+        key(
+            "field_of_view",
+            Shape::Quantity(Dimension::Angle),
+            "of the camera, horizontal; 60 deg by default",
+        ),
+        key(
+            "camera_forward",
+            Shape::Quantity(Dimension::Length),
+            "camera ahead of base_link; 1.5 m by default",
+        ),
     ]],
 );
 
@@ -481,222 +450,9 @@ static ADVISOR_OUT: Table = ports(
 /// Parameters of planner-advisor.
 pub static ADVISOR_PARAMS: Table = params(
     "a planner-advisor node",
-    &[&[
-        key(
-            "temperature",
-            Shape::Number(0.0, 2.0),
-            "0 always takes the likeliest token; the default",
-        ),
-        key(
-            "seed",
-            Shape::Int(0, i64::MAX),
-            "of sampling above temperature 0",
-        ),
-    ]],
-);
-
-/// Actions of an advice (PlannerAdvice.msg, without NONE).
-pub const ACTIONS: &[&str] = &[
-    "KEEP",
-    "SLOW_DOWN",
-    "STOP",
-    "PULL_OVER",
-    "LANE_LEFT",
-    "LANE_RIGHT",
-];
-/// Operation modes (autoware_adapi_v1_msgs/OperationModeState).
-pub const MODES: &[&str] = &["STOP", "AUTONOMOUS", "LOCAL", "REMOTE"];
-/// Traffic light states (PerceptionSummary.msg).
-pub const LIGHT_STATES: &[&str] = &["RED", "AMBER", "GREEN"];
-/// Zones around the vehicle (SceneObject.msg).
-pub const ZONES: &[&str] = &["AHEAD", "LEFT", "RIGHT", "BEHIND", "CROSSING"];
-
-const ACTION_LIST: Shape = Shape::List(&Shape::Word("action", ACTIONS));
-
-/// `gate:`.
-pub static GATE: Table = table(
-    "the gate",
-    &[&[
-        must("in", Shape::Fields(&GATE_IN), "inputs"),
-        must("out", Shape::Fields(&GATE_OUT), "outputs"),
-        must(
-            "allow",
-            Shape::Either(&[Shape::Fields(&ALLOW), ACTION_LIST]),
-            "actions that may pass, in all modes or by mode",
-        ),
-        must(
-            "max_speed",
-            Shape::Fields(&SPEED),
-            "bounds of the speed an advice may ask for",
-        ),
-        key(
-            "refuse_when",
-            Shape::Map(&Shape::Fields(&RULE)),
-            "rules by name, tried in order",
-        ),
-        key(
-            "confirm",
-            Shape::Fields(&CONFIRM),
-            "actions that wait for a person",
-        ),
-        key(
-            "otherwise",
-            Shape::Word("verdict", &["NO_ADVICE"]),
-            "when nothing passes: the planner keeps its own plan",
-        ),
-        key("rate", RATE, "verdicts a second; 10Hz by default"),
-        key(
-            "min_confidence",
-            Shape::Quantity(Dimension::Ratio),
-            "commands below it do not act; 0.5 by default",
-        ),
-        key(
-            "hold",
-            DURATION,
-            "how long a spoken STOP or PULL_OVER holds unless cancelled; 10s by default",
-        ),
-        key(
-            "advice_validity",
-            DURATION,
-            "longest life of an advice, whatever it says itself; 5s by default",
-        ),
-    ]],
-);
-
-static GATE_IN: Table = ports(
-    "the gate",
-    &[&[
-        gate_input("advice", &[ADVICE], "from the planner-advisor"),
-        must(
-            "command",
-            Shape::Input(&[COMMAND], &GATE_INPUT),
-            "STOP and PULL_OVER come straight from speech",
-        ),
-        gate_input("summary", &[SUMMARY_TYPE], "what is there"),
-        gate_input("objects", OBJECTS, "the vehicle's own object list"),
-        gate_input("traffic_lights", LIGHTS, "traffic lights"),
-        must(
-            "ego",
-            Shape::Input(EGO, &GATE_INPUT),
-            "the vehicle's own motion",
-        ),
-        gate_input(
-            "operation_mode",
-            &["autoware_adapi_v1_msgs/msg/OperationModeState"],
-            "who drives",
-        ),
-        gate_input(
-            "mrm",
-            &["autoware_adapi_v1_msgs/msg/MrmState"],
-            "minimum risk manoeuvre",
-        ),
-        gate_input(
-            "control_mode",
-            &["autoware_vehicle_msgs/msg/ControlModeReport"],
-            "autonomous or manual",
-        ),
-    ]],
-);
-
-static GATE_OUT: Table = ports(
-    "the gate",
-    &[&[must(
-        "verdict",
-        Shape::Output(VERDICT),
-        "what the planner reads",
+    &[&[key(
+        "validity",
+        DURATION,
+        "how long an advice is valid after it was made; 2s by default",
     )]],
-);
-
-/// `allow:` by operation mode.
-pub static ALLOW: Table = Table {
-    what: "actions by mode",
-    noun: "mode",
-    keys: &[&[
-        key("STOP", ACTION_LIST, "while stopped"),
-        key("AUTONOMOUS", ACTION_LIST, "while driving itself"),
-        key("LOCAL", ACTION_LIST, "while driven from inside"),
-        key("REMOTE", ACTION_LIST, "while driven from afar"),
-        must(
-            "otherwise",
-            ACTION_LIST,
-            "in any other mode, or when it is not known",
-        ),
-    ]],
-    one_of: &[],
-};
-
-/// `max_speed:`.
-pub static SPEED: Table = table(
-    "a speed bound",
-    &[&[
-        must(
-            "max",
-            Shape::Quantity(Dimension::Speed),
-            "highest speed that may be advised",
-        ),
-        must(
-            "accelerate",
-            Shape::Quantity(Dimension::Acceleration),
-            "fastest rise of the bound",
-        ),
-        must(
-            "decelerate",
-            Shape::Quantity(Dimension::Acceleration),
-            "fastest fall of the bound",
-        ),
-    ]],
-);
-
-/// One entry of `refuse_when:`: a light, or a vulnerable object that is near.
-pub static RULE: Table = table(
-    "a rule",
-    &[&[
-        key(
-            "traffic_light",
-            Shape::Word("light", LIGHT_STATES),
-            "the light that applies shows this",
-        ),
-        key(
-            "zone",
-            Shape::Word("zone", ZONES),
-            "a pedestrian, cyclist or animal is in this zone",
-        ),
-        key(
-            "time_to_contact",
-            Shape::Fields(&BELOW_DURATION),
-            "and is reached within",
-        ),
-        key(
-            "distance",
-            Shape::Fields(&BELOW_LENGTH),
-            "and is nearer than",
-        ),
-        must("actions", ACTION_LIST, "actions that are refused then"),
-    ]],
-);
-
-/// `{ below: 4s }`.
-pub static BELOW_DURATION: Table = table("a bound", &[&[must("below", DURATION, "the bound")]]);
-/// `{ below: 20 m }`.
-pub static BELOW_LENGTH: Table = table(
-    "a bound",
-    &[&[must(
-        "below",
-        Shape::Quantity(Dimension::Length),
-        "the bound",
-    )]],
-);
-
-const WHO: Shape = Shape::Word("person", &["driver", "anyone"]);
-
-/// `confirm:`.
-pub static CONFIRM: Table = table(
-    "confirmation",
-    &[&[
-        key("KEEP", WHO, "who confirms"),
-        key("SLOW_DOWN", WHO, "who confirms"),
-        key("LANE_LEFT", WHO, "who confirms"),
-        key("LANE_RIGHT", WHO, "who confirms"),
-        must("timeout", DURATION, "how long the question stands"),
-    ]],
 );

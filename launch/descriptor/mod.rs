@@ -14,11 +14,13 @@
 pub mod arguments;
 mod build;
 pub mod check;
+pub mod condition;
 pub mod draw;
 pub mod emit;
 pub mod expect;
 pub mod findings;
 mod gate;
+pub mod gate_table;
 pub mod graph;
 pub mod include;
 pub mod kinds;
@@ -32,6 +34,8 @@ pub mod wire;
 mod wiring;
 pub mod yaml;
 
+#[cfg(test)]
+mod fault_tests;
 #[cfg(test)]
 mod tests;
 

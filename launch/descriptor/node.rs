@@ -10,7 +10,7 @@ use super::findings::Findings;
 use super::graph::{
     AdvisorParams, InputSpec, NodeKind, NodeSpec, OutputSpec, Params, SpeechParams, SummaryParams,
 };
-use super::kinds::{ADVISOR_PARAMS, BUDGET, INPUT, SPEAKERS, SPEECH_PARAMS, SUMMARY_PARAMS};
+use super::kinds::{ADVISOR_PARAMS, BUDGET, INPUT, SPEECH_PARAMS, SUMMARY_PARAMS};
 use super::shape::{Fields, Table};
 use super::units::Dimension;
 use super::yaml::{Entry, Node};
@@ -62,7 +62,7 @@ pub(super) fn read(entry: &Entry, findings: &mut Findings) -> Option<NodeSpec> {
             .map_or(budget_fields.at(), |n| n.at),
         priority: fields.int("priority").unwrap_or(kind.priority()),
         start_after: after.collect(),
-        params: params(kind, &fields),
+        params: params(kind, &fields, findings),
         own_process: fields.text("process").as_deref() == Some("own"),
         critical: fields.truth("critical").unwrap_or(false),
         at: entry.key_at,
@@ -147,7 +147,7 @@ fn budget(kind: NodeKind, fields: &Fields<'_>, findings: &mut Findings) -> Optio
     })
 }
 
-fn params(kind: NodeKind, node: &Fields<'_>) -> Params {
+fn params(kind: NodeKind, node: &Fields<'_>, findings: &mut Findings) -> Params {
     let table: &'static Table = match kind {
         NodeKind::SpeechCommand => &SPEECH_PARAMS,
         NodeKind::PerceptionSummary => &SUMMARY_PARAMS,
@@ -176,34 +176,36 @@ fn params(kind: NodeKind, node: &Fields<'_>) -> Params {
                         .collect(),
                 )
             };
-            let speaker = fields.and_then(|f| f.text("speaker"));
-            let speaker = SPEAKERS
-                .iter()
-                .position(|s| Some(*s) == speaker.as_deref())
-                .map_or(0, |i| i + 1);
             Params::Speech(SpeechParams {
                 min_confidence: ratio("min_confidence", 0.6),
                 stop_words: list("STOP"),
                 pull_over_words: list("PULL_OVER"),
                 vad_threshold: ratio("vad_threshold", 0.5),
-                hangover: time("hangover", 320),
-                max_utterance: time("max_utterance", 10_000),
-                speaker: u8::try_from(speaker).unwrap_or(0),
+                hangover: time("hangover", 480),
+                max_utterance: time("max_utterance", 15_000),
+                language: fields
+                    .and_then(|f| f.text("language"))
+                    .unwrap_or_else(|| "en".to_owned()),
             })
         }
-        NodeKind::PerceptionSummary => Params::Summary(SummaryParams {
-            min_score: ratio("min_score", 0.4),
-            max_objects: fields.and_then(|f| f.int("max_objects")).unwrap_or(8),
-            range_m: fields
-                .and_then(|f| f.quantity("range", Dimension::Length))
-                .unwrap_or(80.0) as f32,
-            rate_hz: fields
-                .and_then(|f| f.quantity("rate", Dimension::Rate))
-                .unwrap_or(1.0),
-        }),
+        NodeKind::PerceptionSummary => {
+            let value = |key: &str, dimension, default: f64| {
+                fields
+                    .and_then(|f| f.quantity(key, dimension))
+                    .unwrap_or(default)
+            };
+            let rate_hz = value("rate", Dimension::Rate, 1.0);
+            if let (true, Some(node)) = (rate_hz == 0.0, fields.and_then(|f| f.get("rate"))) {
+                findings.error(node.at, "a rate of 0Hz never sends");
+            }
+            Params::Summary(SummaryParams {
+                rate_hz,
+                field_of_view_deg: value("field_of_view", Dimension::Angle, 60.0) as f32,
+                camera_forward_m: value("camera_forward", Dimension::Length, 1.5) as f32,
+            })
+        }
         NodeKind::PlannerAdvisor => Params::Advisor(AdvisorParams {
-            temperature: fields.and_then(|f| f.number("temperature")).unwrap_or(0.0) as f32,
-            seed: fields.and_then(|f| f.int("seed")).unwrap_or(0),
+            validity: time("validity", 2000),
         }),
     }
 }

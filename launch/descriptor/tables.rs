@@ -3,7 +3,8 @@
 //! Kinds of nodes with their ports have a file of their own, [`super::kinds`]. `if:` may stand in any mapping and is gone before
 //! these tables are looked at ([`super::arguments`]).
 
-use super::kinds::{GATE, NODES};
+use super::gate_table::GATE;
+use super::kinds::NODES;
 use super::shape::{ARG_TYPES, Key, Shape, Table};
 use super::units::Dimension;
 

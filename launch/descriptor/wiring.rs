@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use llmasos_nodes::contract::{Accept, OnStale};
 
 use super::findings::{At, Findings};
-use super::graph::{Clock, Feed, Graph, NodeKind, RefuseWhen};
-use super::kinds::{gate_input_types, gate_output_type};
+use super::gate_table::{gate_input_types, gate_output_type};
+use super::graph::{Clock, Feed, Graph, NodeKind};
 
 const ADVICE: &str = "llmasos_msgs/msg/PlannerAdvice";
 const VERDICT: &str = "llmasos_msgs/msg/GateVerdict";
@@ -347,26 +347,18 @@ fn advice(graph: &Graph, writers: &[End<'_>], readers: &[End<'_>], findings: &mu
 /// What the gate is told must be what it can see.
 fn gate(graph: &Graph, findings: &mut Findings) {
     let Some(gate) = &graph.gate else { return };
-    let has = |ports: &[&str]| ports.iter().any(|p| gate.inputs.contains_key(*p));
-    for rule in &gate.refuse_when {
-        let (seen, ports) = match rule.when {
-            RefuseWhen::TrafficLight(_) => (
-                has(&["summary", "traffic_lights"]),
-                "summary or traffic_lights",
-            ),
-            RefuseWhen::Vulnerable { .. } => (has(&["summary", "objects"]), "summary or objects"),
-        };
-        if !seen {
+    if !gate.inputs.contains_key("summary") {
+        for rule in &gate.refuse_when {
             findings.error(
                 gate.at,
                 format!(
-                    "the rule {} can never apply: the gate has no input {ports}",
+                    "the rule {} can never apply: the gate has no input summary",
                     rule.name
                 ),
             );
         }
     }
-    if !gate.allow_in_mode.is_empty() && !has(&["operation_mode"]) {
+    if !gate.allow_in_mode.is_empty() && !gate.inputs.contains_key("operation_mode") {
         findings.error(
             gate.at,
             "actions are allowed by mode, but the gate has no input operation_mode",
