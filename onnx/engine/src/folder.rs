@@ -301,3 +301,120 @@ pub(crate) fn read_limited(path: &Path, limit_bytes: u64) -> Result<Vec<u8>> {
     }
     Ok(content)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// sha256 of "weights".
+    const WEIGHTS_SHA256: &str = "9a129038d9a00aed0cf6a7ea059ca50a813449061ab87848cf1a13eafdf33b2c";
+
+    fn manifest() -> Value {
+        json!({
+            "format": FORMAT, "name": "m", "role": "language", "family": "llama", "license": "Apache-2.0",
+            "config": { "layers": 2 }, "sources": [], "recipe": {},
+            "files": { "model.onnx": { "sha256": WEIGHTS_SHA256, "bytes": 7 } },
+        })
+    }
+
+    fn folder(manifest: &str) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(MANIFEST), manifest).unwrap();
+        std::fs::write(dir.path().join("model.onnx"), "weights").unwrap();
+        dir
+    }
+
+    fn open(manifest: &Value) -> Result<ModelFolder> {
+        ModelFolder::open(folder(&manifest.to_string()).path())
+    }
+
+    #[derive(Deserialize, Debug, PartialEq)]
+    struct Config {
+        layers: usize,
+    }
+
+    #[test]
+    fn a_valid_folder_opens() {
+        let folder = open(&manifest()).unwrap();
+        assert_eq!(folder.manifest.name, "m");
+        assert_eq!(folder.config::<Config>().unwrap(), Config { layers: 2 });
+        folder.expect_family("llama").unwrap();
+        assert!(matches!(
+            folder.expect_family("ssd"),
+            Err(EngineError::Family { .. })
+        ));
+        assert!(folder.path("model.onnx").unwrap().ends_with("model.onnx"));
+        assert!(
+            folder
+                .path("other.onnx")
+                .unwrap_err()
+                .to_string()
+                .contains("other.onnx is missing")
+        );
+    }
+
+    #[test]
+    fn every_bad_value_has_its_message() {
+        let cases: [(&str, Value, &str); 9] = [
+            ("/format", json!("llmasos-model/v9"), "llmasos-model/v9"),
+            ("/name", json!(""), "name"),
+            ("/family", json!("x".repeat(500)), "family"),
+            ("/files", json!({}), "files"),
+            (
+                "/files",
+                json!({ "../secret": { "sha256": WEIGHTS_SHA256, "bytes": 7 } }),
+                "plain file name",
+            ),
+            (
+                "/files",
+                json!({ "a/b": { "sha256": WEIGHTS_SHA256, "bytes": 7 } }),
+                "plain file name",
+            ),
+            ("/files/model.onnx/sha256", json!("9E42"), "hexadecimal"),
+            ("/files/model.onnx/bytes", json!(u64::MAX), "at most"),
+            ("/files/model.onnx/bytes", json!(8), "expected 8 bytes"),
+        ];
+        for (pointer, value, word) in cases {
+            let mut manifest = manifest();
+            *manifest.pointer_mut(pointer).unwrap() = value;
+            let error = open(&manifest).unwrap_err().to_string();
+            assert!(error.contains(word), "{pointer}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_manifest_that_is_none_is_refused() {
+        for text in ["", "{", "[]", "{\"format\": 1}"] {
+            let error = ModelFolder::open(folder(text).path()).unwrap_err();
+            assert!(
+                matches!(error, EngineError::Manifest { .. }),
+                "{text}: {error}"
+            );
+        }
+        let large = " ".repeat(MAX_MANIFEST_BYTES as usize + 1);
+        assert!(matches!(
+            ModelFolder::open(folder(&large).path()),
+            Err(EngineError::FileTooLarge { .. })
+        ));
+        assert!(matches!(
+            ModelFolder::open(Path::new("/nowhere")),
+            Err(EngineError::File { .. })
+        ));
+    }
+
+    #[test]
+    fn changed_content_of_the_same_size_is_found_by_verify() {
+        let dir = folder(&manifest().to_string());
+        let folder = ModelFolder::open(dir.path()).unwrap();
+        folder.verify().unwrap();
+        std::fs::write(dir.path().join("model.onnx"), "weightz").unwrap();
+        let folder = ModelFolder::open(dir.path()).unwrap();
+        let error = folder.verify().unwrap_err();
+        assert!(
+            matches!(&error, EngineError::FileHash { expected, .. } if expected == WEIGHTS_SHA256),
+            "{error}"
+        );
+    }
+}

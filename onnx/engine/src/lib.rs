@@ -19,6 +19,8 @@ pub mod folder;
 pub mod runtime;
 pub mod session;
 mod tensor;
+#[cfg(test)]
+mod tiny_graph;
 pub mod text;
 pub mod vision;
 

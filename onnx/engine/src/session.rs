@@ -257,3 +257,202 @@ fn commit(runtime: &Runtime, path: &Path, threads: Threads) -> ort::Result<ort::
     };
     builder.commit_from_file(path)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::runtime::tests::runtime;
+    use crate::tiny_graph;
+
+    const ROW: [Dim; 2] = [Dim::Is(1), Dim::Any];
+    const ADD: SessionSpec<'static> = SessionSpec {
+        inputs: &[
+            TensorSpec::new("x", Kind::F32, &ROW),
+            TensorSpec::new("y", Kind::F32, &ROW),
+        ],
+        outputs: &[TensorSpec::new("sum", Kind::F32, &ROW)],
+    };
+    const LOOP: SessionSpec<'static> = SessionSpec {
+        inputs: &[TensorSpec::new("x", Kind::F32, &[Dim::Is(1)])],
+        outputs: &[TensorSpec::new("y", Kind::F32, &[Dim::Is(1)])],
+    };
+
+    fn file(content: &[u8]) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.onnx");
+        std::fs::write(&path, content).unwrap();
+        (dir, path)
+    }
+
+    fn open(content: &[u8], spec: &SessionSpec<'_>, threads: Threads) -> Result<Session> {
+        let (_dir, path) = file(content);
+        Session::open(&runtime(), "adder", &path, spec, threads)
+    }
+
+    #[test]
+    fn a_graph_runs_on_every_choice_of_threads() {
+        for threads in [Threads::Single, Threads::Shared, Threads::Eager] {
+            let mut session = open(&tiny_graph::add(), &ADD, threads).unwrap();
+            let outputs = session
+                .run(&[
+                    Feed::f32("x", &[1, 2], &[1.0, 2.0]),
+                    Feed::f32("y", &[1, 2], &[10.0, 20.0]),
+                ])
+                .unwrap();
+            let sum = outputs.f32("sum").unwrap();
+            assert_eq!(
+                (sum.dims, sum.data),
+                (&[1, 2][..], &[11.0, 22.0][..]),
+                "{threads:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_output_can_be_taken_and_fed_again() {
+        let mut session = open(&tiny_graph::add(), &ADD, Threads::Single).unwrap();
+        let one = [1.0];
+        let mut outputs = session
+            .run(&[Feed::f32("x", &[1, 1], &one), Feed::f32("y", &[1, 1], &one)])
+            .unwrap();
+        let held = outputs.take("sum").unwrap();
+        assert!(matches!(
+            outputs.take("sum"),
+            Err(EngineError::TensorName { .. })
+        ));
+        drop(outputs);
+        let outputs = session
+            .run(&[Feed::held("x", &held), Feed::held("y", &held)])
+            .unwrap();
+        assert_eq!(outputs.f32("sum").unwrap().data, [4.0]);
+        assert_eq!(held.f32().unwrap().data, [2.0]);
+    }
+
+    #[test]
+    fn outputs_and_feeds_that_are_not_there_have_names() {
+        let mut session = open(&tiny_graph::add(), &ADD, Threads::Single).unwrap();
+        let feeds = [
+            Feed::f32("x", &[1, 1], &[1.0]),
+            Feed::f32("y", &[1, 1], &[1.0]),
+        ];
+        assert!(
+            matches!(session.run(&feeds[..1]), Err(EngineError::Run { .. })),
+            "y is missing"
+        );
+        let outputs = session.run(&feeds).unwrap();
+        for name in ["", "difference"] {
+            assert!(
+                matches!(outputs.f32(name), Err(EngineError::TensorName { .. })),
+                "{name:?}"
+            );
+        }
+        let error = outputs.i64("sum").unwrap_err().to_string();
+        assert!(
+            error.contains("expected i64") && error.contains("f32"),
+            "{error}"
+        );
+        drop(outputs);
+        let unequal = [
+            Feed::f32("x", &[1, 2], &[1.0, 1.0]),
+            Feed::f32("y", &[1, 3], &[1.0; 3]),
+        ];
+        let error = session.run(&unequal).unwrap_err().to_string();
+        assert!(error.contains("adder"), "{error}");
+    }
+
+    #[test]
+    fn a_graph_that_differs_from_the_spec_is_refused() {
+        let three = SessionSpec {
+            inputs: &[TensorSpec::new(
+                "x",
+                Kind::F32,
+                &[Dim::Is(1), Dim::Any, Dim::Any],
+            )],
+            ..ADD
+        };
+        let error = open(&tiny_graph::add(), &three, Threads::Single)
+            .unwrap_err()
+            .to_string();
+        assert_eq!(
+            error,
+            "model adder: input x: expected f32[1,?,?], found f32[1,?]"
+        );
+    }
+
+    #[test]
+    fn damaged_graphs_are_errors_with_the_model_s_name() {
+        let whole = tiny_graph::add();
+        for length in 0..whole.len() {
+            let error = open(&whole[..length], &ADD, Threads::Single)
+                .expect_err("a part is not the whole")
+                .to_string();
+            assert!(error.contains("adder"), "{length} bytes: {error}");
+        }
+        for at in 0..whole.len() {
+            for flip in [0x01, 0x80, 0xff] {
+                let mut damaged = whole.clone();
+                damaged[at] ^= flip;
+                // Some flips only rename a node: what counts is that none of them brings the process down.
+                if let Ok(mut session) = open(&damaged, &ADD, Threads::Single) {
+                    let _ = session.run(&[
+                        Feed::f32("x", &[1, 1], &[1.0]),
+                        Feed::f32("y", &[1, 1], &[1.0]),
+                    ]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn files_that_are_no_graphs_are_refused_before_they_are_read() {
+        let runtime = runtime();
+        let dir = tempfile::tempdir().unwrap();
+        let open =
+            |path: &Path| Session::open(&runtime, "m", path, &ADD, Threads::Single).unwrap_err();
+        assert!(matches!(
+            open(&dir.path().join("absent.onnx")),
+            EngineError::File { .. }
+        ));
+        assert!(matches!(open(dir.path()), EngineError::File { .. }));
+        let large = dir.path().join("large.onnx");
+        std::fs::File::create(&large)
+            .unwrap()
+            .set_len(MAX_GRAPH_BYTES + 1)
+            .unwrap();
+        assert!(matches!(open(&large), EngineError::FileTooLarge { .. }));
+    }
+
+    #[test]
+    fn a_run_that_does_not_end_can_be_ended_and_the_session_lives() {
+        let mut session = open(&tiny_graph::endless(i64::MAX), &LOOP, Threads::Single).unwrap();
+        let terminator = session.terminator();
+        // Asked for before a run: belongs to no run, so this one starts and has to be ended again.
+        terminator.terminate();
+        let begun = Instant::now();
+        let watchdog = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            terminator.terminate();
+        });
+        let error = session.run(&[Feed::f32("x", &[1], &[1.0])]).err();
+        assert!(
+            matches!(error, Some(EngineError::Terminated { .. })),
+            "{error:?}"
+        );
+        assert!(
+            begun.elapsed() >= Duration::from_millis(50),
+            "it ran until it was ended"
+        );
+        watchdog.join().unwrap();
+        let mut short = open(&tiny_graph::endless(3), &LOOP, Threads::Single).unwrap();
+        let x = short
+            .run(&[Feed::f32("x", &[1], &[0.0])])
+            .unwrap()
+            .f32("y")
+            .unwrap()
+            .data[0];
+        assert!((x - 1.0_f32.cos().cos()).abs() < 1e-6, "{x}");
+    }
+}

@@ -381,6 +381,15 @@ pub struct Outputs<'s> {
     values: SessionOutputs<'s>,
 }
 
+impl fmt::Debug for Outputs<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outputs")
+            .field("model", &self.model)
+            .field("names", &self.values.keys().collect::<Vec<_>>())
+            .finish()
+    }
+}
+
 impl<'s> Outputs<'s> {
     pub(crate) fn new(model: &'s str, values: SessionOutputs<'s>) -> Self {
         Self { model, values }

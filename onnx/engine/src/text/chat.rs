@@ -53,7 +53,10 @@ impl ChatMessage {
     /// A message.
     #[must_use]
     pub fn new(role: Role, content: impl Into<String>) -> Self {
-        Self { role, content: content.into() }
+        Self {
+            role,
+            content: content.into(),
+        }
     }
 }
 
@@ -72,31 +75,62 @@ impl ChatTemplate {
         environment.set_fuel(Some(FUEL));
         environment.set_recursion_limit(MAX_DEPTH);
         environment.set_auto_escape_callback(|_| AutoEscape::None);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment
+            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         // As the Python implementation sets them; templates rely on it.
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        let failed = |error: Error| EngineError::ChatTemplate { model: model.to_owned(), reason: error.to_string() };
+        let syntax = SyntaxConfig::builder()
+            .trim_blocks(true)
+            .lstrip_blocks(true)
+            .build();
+        let failed = |error: Error| EngineError::ChatTemplate {
+            model: model.to_owned(),
+            reason: error.to_string(),
+        };
         environment.set_syntax(syntax.map_err(failed)?);
-        environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
-            Err(Error::new(ErrorKind::InvalidOperation, message))
-        });
-        environment.add_template_owned(NAME, source.to_owned()).map_err(failed)?;
-        Ok(Self { model: model.to_owned(), environment, bos: bos.to_owned(), eos: eos.to_owned() })
+        environment.add_function(
+            "raise_exception",
+            |message: String| -> Result<Value, Error> {
+                Err(Error::new(ErrorKind::InvalidOperation, message))
+            },
+        );
+        environment
+            .add_template_owned(NAME, source.to_owned())
+            .map_err(failed)?;
+        Ok(Self {
+            model: model.to_owned(),
+            environment,
+            bos: bos.to_owned(),
+            eos: eos.to_owned(),
+        })
     }
 
     /// The prompt that ends where the assistant's answer begins.
     pub(crate) fn render(&self, messages: &[ChatMessage]) -> Result<String> {
-        let failed = |reason: String| EngineError::ChatTemplate { model: self.model.clone(), reason };
+        let failed = |reason: String| EngineError::ChatTemplate {
+            model: self.model.clone(),
+            reason,
+        };
         if messages.is_empty() || messages.len() > MAX_MESSAGES {
-            return Err(failed(format!("expected 1..={MAX_MESSAGES} messages, found {}", messages.len())));
+            return Err(failed(format!(
+                "expected 1..={MAX_MESSAGES} messages, found {}",
+                messages.len()
+            )));
         }
         let bytes: usize = messages.iter().map(|message| message.content.len()).sum();
         if bytes > MAX_PROMPT_BYTES {
-            return Err(EngineError::PromptTooLarge { found_bytes: bytes, limit_bytes: MAX_PROMPT_BYTES });
+            return Err(EngineError::PromptTooLarge {
+                found_bytes: bytes,
+                limit_bytes: MAX_PROMPT_BYTES,
+            });
         }
         let messages: Value = messages
             .iter()
-            .map(|message| Value::from_pairs([("role", message.role.word()), ("content", message.content.as_str())]))
+            .map(|message| {
+                Value::from_pairs([
+                    ("role", message.role.word()),
+                    ("content", message.content.as_str()),
+                ])
+            })
             .collect();
         let prompt = self
             .environment
@@ -111,7 +145,10 @@ impl ChatTemplate {
             })
             .map_err(|error| failed(error.to_string()))?;
         if prompt.len() > MAX_PROMPT_BYTES {
-            return Err(EngineError::PromptTooLarge { found_bytes: prompt.len(), limit_bytes: MAX_PROMPT_BYTES });
+            return Err(EngineError::PromptTooLarge {
+                found_bytes: prompt.len(),
+                limit_bytes: MAX_PROMPT_BYTES,
+            });
         }
         Ok(prompt)
     }
@@ -148,10 +185,26 @@ mod tests {
     fn a_template_that_refuses_or_runs_away_is_an_error() {
         let cases = [
             ("syntax", "{% for %}", "chat template"),
-            ("refuses", "{{ raise_exception('roles must alternate') }}", "roles must alternate"),
-            ("endless", "{% for i in range(90000) %}{% for j in range(90000) %}x{% endfor %}{% endfor %}", "fuel"),
-            ("doubling", "{% set ns = namespace(x='x') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}", "fuel"),
-            ("unknown function", "{{ open('/etc/passwd') }}", "unknown function"),
+            (
+                "refuses",
+                "{{ raise_exception('roles must alternate') }}",
+                "roles must alternate",
+            ),
+            (
+                "endless",
+                "{% for i in range(90000) %}{% for j in range(90000) %}x{% endfor %}{% endfor %}",
+                "fuel",
+            ),
+            (
+                "doubling",
+                "{% set ns = namespace(x='x') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+                "fuel",
+            ),
+            (
+                "unknown function",
+                "{{ open('/etc/passwd') }}",
+                "unknown function",
+            ),
         ];
         for (why, source, word) in cases {
             let error = render(source, &hello()).unwrap_err().to_string();
@@ -162,8 +215,20 @@ mod tests {
     #[test]
     fn a_conversation_has_limits() {
         assert!(render(CHATML, &[]).is_err());
-        assert!(render(CHATML, &vec![ChatMessage::new(Role::User, "x"); MAX_MESSAGES + 1]).is_err());
-        let long = [ChatMessage::new(Role::User, "x".repeat(MAX_PROMPT_BYTES + 1))];
-        assert!(matches!(render(CHATML, &long), Err(EngineError::PromptTooLarge { .. })));
+        assert!(
+            render(
+                CHATML,
+                &vec![ChatMessage::new(Role::User, "x"); MAX_MESSAGES + 1]
+            )
+            .is_err()
+        );
+        let long = [ChatMessage::new(
+            Role::User,
+            "x".repeat(MAX_PROMPT_BYTES + 1),
+        )];
+        assert!(matches!(
+            render(CHATML, &long),
+            Err(EngineError::PromptTooLarge { .. })
+        ));
     }
 }

@@ -69,14 +69,27 @@ impl LlamaConfig {
         ];
         for (field, found, limit) in ranges {
             if !(1..=limit).contains(&found) {
-                return Err(format!("config: {field}: expected 1..={limit}, found {found}"));
+                return Err(format!(
+                    "config: {field}: expected 1..={limit}, found {found}"
+                ));
             }
         }
         if self.eos.is_empty() || self.eos.len() > 16 {
-            return Err(format!("config: eos: expected 1..=16 tokens, found {}", self.eos.len()));
+            return Err(format!(
+                "config: eos: expected 1..=16 tokens, found {}",
+                self.eos.len()
+            ));
         }
-        match self.eos.iter().chain(&self.bos).find(|token| **token as usize >= self.vocab) {
-            Some(token) => Err(format!("config: eos or bos: expected tokens below {}, found {token}", self.vocab)),
+        match self
+            .eos
+            .iter()
+            .chain(&self.bos)
+            .find(|token| **token as usize >= self.vocab)
+        {
+            Some(token) => Err(format!(
+                "config: eos or bos: expected tokens below {}, found {token}",
+                self.vocab
+            )),
             None => Ok(()),
         }
     }
@@ -102,21 +115,32 @@ pub(crate) struct Decoder {
 
 impl Decoder {
     /// Opens the graph and allocates a cache for `context` tokens.
-    pub(crate) fn open(runtime: &Runtime, model: &str, graph: &Path, config: &LlamaConfig, context: usize) -> Result<Self> {
+    pub(crate) fn open(
+        runtime: &Runtime,
+        model: &str,
+        graph: &Path,
+        config: &LlamaConfig,
+        context: usize,
+    ) -> Result<Self> {
         let session = open_session(runtime, model, graph, config)?;
         let mut cache = KvCache::new(config, context)?;
         let allocator = Allocator::default();
         let failed = |error: ort::Error| session.failed(&error);
         let step_ids = Tensor::<i64>::new(&allocator, [1_usize, 1]).map_err(failed)?;
         let past_length = Tensor::<i32>::new(&allocator, [1_usize]).map_err(failed)?;
-        let total_length = Tensor::<i32>::new(&allocator, Vec::<i64>::new() /* a scalar */).map_err(failed)?;
+        let total_length =
+            Tensor::<i32>::new(&allocator, Vec::<i64>::new() /* a scalar */).map_err(failed)?;
         let mut scores = Tensor::<f32>::new(&allocator, [1, 1, config.vocab]).map_err(failed)?;
         scores.extract_tensor_mut().1.fill(0.0);
         let mut bind = || -> Result<IoBinding> {
             let mut binding = session.binding()?;
             cache.bind(&mut binding).map_err(failed)?;
-            binding.bind_input("seqlens_k", &past_length).map_err(failed)?;
-            binding.bind_input("total_sequence_length", &total_length).map_err(failed)?;
+            binding
+                .bind_input("seqlens_k", &past_length)
+                .map_err(failed)?;
+            binding
+                .bind_input("total_sequence_length", &total_length)
+                .map_err(failed)?;
             binding.bind_output("logits", &mut scores).map_err(failed)?;
             Ok(binding)
         };
@@ -161,11 +185,14 @@ impl Decoder {
             self.step_ids.extract_tensor_mut().1[0] = i64::from(*token);
             return self.session.run_bound(&self.step);
         }
-        let mut ids = Tensor::<i64>::new(&Allocator::default(), [1, tokens.len()]).map_err(|error| self.session.failed(&error))?;
+        let mut ids = Tensor::<i64>::new(&Allocator::default(), [1, tokens.len()])
+            .map_err(|error| self.session.failed(&error))?;
         for (id, token) in ids.extract_tensor_mut().1.iter_mut().zip(tokens) {
             *id = i64::from(*token);
         }
-        self.wide.bind_input("input_ids", &ids).map_err(|error| self.session.failed(&error))?;
+        self.wide
+            .bind_input("input_ids", &ids)
+            .map_err(|error| self.session.failed(&error))?;
         self.session.run_bound(&self.wide)
     }
 }
@@ -189,10 +216,17 @@ impl TokenModel for Decoder {
         }
         if tokens.len() > self.context - self.cached.len() {
             let prompt_tokens = self.cached.len() + tokens.len();
-            return Err(EngineError::PromptTooLong { prompt_tokens, context_tokens: self.context });
+            return Err(EngineError::PromptTooLong {
+                prompt_tokens,
+                context_tokens: self.context,
+            });
         }
         if let Some(token) = tokens.iter().find(|token| **token as usize >= self.vocab) {
-            return Err(EngineError::Request { field: "token", expected: format!("below {}", self.vocab), found: token.to_string() });
+            return Err(EngineError::Request {
+                field: "token",
+                expected: format!("below {}", self.vocab),
+                found: token.to_string(),
+            });
         }
         self.run(tokens)?;
         self.cached.extend_from_slice(tokens);
@@ -204,8 +238,18 @@ impl TokenModel for Decoder {
     }
 }
 
-fn open_session(runtime: &Runtime, model: &str, graph: &Path, config: &LlamaConfig) -> Result<Session> {
-    let cache = [Dim::Is(1), Dim::Is(config.kv_heads), Dim::Any, Dim::Is(config.head_dim)];
+fn open_session(
+    runtime: &Runtime,
+    model: &str,
+    graph: &Path,
+    config: &LlamaConfig,
+) -> Result<Session> {
+    let cache = [
+        Dim::Is(1),
+        Dim::Is(config.kv_heads),
+        Dim::Any,
+        Dim::Is(config.head_dim),
+    ];
     let scores = [Dim::Is(1), Dim::Any, Dim::Is(config.vocab)];
     let past: Vec<String> = (0..config.layers * 2).map(past_name).collect();
     let present: Vec<String> = (0..config.layers * 2).map(present_name).collect();
@@ -214,8 +258,24 @@ fn open_session(runtime: &Runtime, model: &str, graph: &Path, config: &LlamaConf
         TensorSpec::new("seqlens_k", Kind::I32, &[Dim::Is(1)]),
         TensorSpec::new("total_sequence_length", Kind::I32, &[]),
     ];
-    inputs.extend(past.iter().map(|name| TensorSpec::new(name, Kind::F32, &cache)));
+    inputs.extend(
+        past.iter()
+            .map(|name| TensorSpec::new(name, Kind::F32, &cache)),
+    );
     let mut outputs = vec![TensorSpec::new("logits", Kind::F32, &scores)];
-    outputs.extend(present.iter().map(|name| TensorSpec::new(name, Kind::F32, &cache)));
-    Session::open(runtime, model, graph, &SessionSpec { inputs: &inputs, outputs: &outputs }, Threads::Eager)
+    outputs.extend(
+        present
+            .iter()
+            .map(|name| TensorSpec::new(name, Kind::F32, &cache)),
+    );
+    Session::open(
+        runtime,
+        model,
+        graph,
+        &SessionSpec {
+            inputs: &inputs,
+            outputs: &outputs,
+        },
+        Threads::Eager,
+    )
 }

@@ -74,14 +74,30 @@ pub struct Generation<'m> {
 
 impl<'m> Generation<'m> {
     /// Prepares an answer: tokenizes the prompt and keeps as much of the cache as it begins with.
-    pub(crate) fn start(parts: Parts<'m>, request: &Request, grammar: Option<GrammarRun>) -> Result<Self> {
+    pub(crate) fn start(
+        parts: Parts<'m>,
+        request: &Request,
+        grammar: Option<GrammarRun>,
+    ) -> Result<Self> {
         request.check()?;
         let prompt = parts.tokenizer.encode(&request.prompt)?;
-        let (last_token, context_tokens) = (*prompt.last().ok_or(EngineError::PromptEmpty)?, parts.model.context());
+        let (last_token, context_tokens) = (
+            *prompt.last().ok_or(EngineError::PromptEmpty)?,
+            parts.model.context(),
+        );
         if prompt.len() >= context_tokens {
-            return Err(EngineError::PromptTooLong { prompt_tokens: prompt.len(), context_tokens });
+            return Err(EngineError::PromptTooLong {
+                prompt_tokens: prompt.len(),
+                context_tokens,
+            });
         }
-        let same = parts.model.cached().iter().zip(&prompt).take_while(|(a, b)| a == b).count();
+        let same = parts
+            .model
+            .cached()
+            .iter()
+            .zip(&prompt)
+            .take_while(|(a, b)| a == b)
+            .count();
         // The last token runs again in any case: its scores are what comes out.
         let kept = same.min(prompt.len() - 1);
         parts.model.rewind(kept);
@@ -138,7 +154,11 @@ impl<'m> Generation<'m> {
         self.feed()?;
         if self.ending.is_none() {
             self.choose()?;
-            if !is_first && self.token_budget.is_some_and(|budget| begun.elapsed() > budget) {
+            if !is_first
+                && self
+                    .token_budget
+                    .is_some_and(|budget| begun.elapsed() > budget)
+            {
                 self.ending.get_or_insert(FinishReason::Deadline);
             }
         }
@@ -149,12 +169,16 @@ impl<'m> Generation<'m> {
         if self.cancel.is_cancelled() {
             return Some(FinishReason::Cancelled);
         }
-        self.deadline.filter(|deadline| *deadline <= Instant::now()).map(|_| FinishReason::Deadline)
+        self.deadline
+            .filter(|deadline| *deadline <= Instant::now())
+            .map(|_| FinishReason::Deadline)
     }
 
     /// Takes the tokens that the grammar leaves no choice about. Returns whether there were any, or the answer ended.
     fn force(&mut self) -> Result<bool> {
-        let Some(grammar) = &mut self.grammar else { return Ok(false) };
+        let Some(grammar) = &mut self.grammar else {
+            return Ok(false);
+        };
         let begun = Instant::now();
         let mut forced = grammar.forced()?;
         forced.truncate(self.max_tokens - self.tally.tokens_out);
@@ -195,7 +219,9 @@ impl<'m> Generation<'m> {
         let token = self
             .sampler
             .choose(self.parts.model.scores(), allowed.as_ref())
-            .ok_or_else(|| EngineError::NotFinite { model: self.parts.name.to_owned() })?;
+            .ok_or_else(|| EngineError::NotFinite {
+                model: self.parts.name.to_owned(),
+            })?;
         if let Some(grammar) = &mut self.grammar {
             let begun = Instant::now();
             grammar.consume(&[token])?;
@@ -244,7 +270,10 @@ impl<'m> Generation<'m> {
         let (text, stopped) = self.tail.finish();
         self.close(if stopped { FinishReason::Stop } else { reason });
         self.tally.text.push_str(&text);
-        (!text.is_empty()).then_some(Piece { token: self.last_token, text })
+        (!text.is_empty()).then_some(Piece {
+            token: self.last_token,
+            text,
+        })
     }
 
     fn close(&mut self, reason: FinishReason) {
@@ -289,7 +318,11 @@ impl Iterator for Generation<'_> {
             let begun = Instant::now();
             let is_prefill = !self.has_scores;
             let result = self.advance();
-            let spent = if is_prefill { &mut self.tally.prefill } else { &mut self.tally.decode };
+            let spent = if is_prefill {
+                &mut self.tally.prefill
+            } else {
+                &mut self.tally.decode
+            };
             *spent += begun.elapsed();
             if let Err(error) = result {
                 match self.cause(&error) {

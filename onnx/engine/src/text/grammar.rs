@@ -45,7 +45,9 @@ impl Grammar {
             Self::Choice(choices) => choices.iter().map(String::len).sum(),
         };
         if size > MAX_GRAMMAR_BYTES {
-            return Err(wrong(format!("expected at most {MAX_GRAMMAR_BYTES} bytes, found {size}")));
+            return Err(wrong(format!(
+                "expected at most {MAX_GRAMMAR_BYTES} bytes, found {size}"
+            )));
         }
         match self {
             Self::JsonSchema(schema) => Ok(TopLevelGrammar::from_json_schema(compact(schema)?)),
@@ -57,7 +59,9 @@ impl Grammar {
 }
 
 fn wrong(reason: impl Into<String>) -> EngineError {
-    EngineError::Grammar { reason: clip(&reason.into(), MAX_REASON_BYTES).to_owned() }
+    EngineError::Grammar {
+        reason: clip(&reason.into(), MAX_REASON_BYTES).to_owned(),
+    }
 }
 
 /// The schema with white space pinned down, if it does not say itself.
@@ -74,10 +78,16 @@ fn compact(schema: &serde_json::Value) -> Result<serde_json::Value> {
 
 fn one_of(choices: &[String]) -> Result<String> {
     if choices.is_empty() || choices.len() > MAX_CHOICES || choices.iter().any(String::is_empty) {
-        return Err(wrong(format!("choice: expected 1..={MAX_CHOICES} strings, none of them empty, found {}", choices.len())));
+        return Err(wrong(format!(
+            "choice: expected 1..={MAX_CHOICES} strings, none of them empty, found {}",
+            choices.len()
+        )));
     }
     // A Lark string is written as a JSON string.
-    let quoted: Vec<_> = choices.iter().map(|choice| serde_json::Value::from(choice.as_str()).to_string()).collect();
+    let quoted: Vec<_> = choices
+        .iter()
+        .map(|choice| serde_json::Value::from(choice.as_str()).to_string())
+        .collect();
     Ok(format!("start: {}", quoted.join(" | ")))
 }
 
@@ -94,16 +104,26 @@ impl GrammarCompiler {
     pub(crate) fn new(tokenizer: Arc<Tokenizer>, eos: &[u32]) -> Result<Self> {
         let build = || -> Result<ParserFactory> {
             let environment: TokEnv = Arc::new(Vocabulary::new(tokenizer, eos));
-            let capabilities = InferenceCapabilities { ff_tokens: true, ..InferenceCapabilities::default() };
+            let capabilities = InferenceCapabilities {
+                ff_tokens: true,
+                ..InferenceCapabilities::default()
+            };
             let slices = llguidance::earley::SlicedBiasComputer::general_slices();
-            let mut factory =
-                ParserFactory::new(&environment, capabilities, &slices).map_err(|error| wrong(error.to_string()))?;
+            let mut factory = ParserFactory::new(&environment, capabilities, &slices)
+                .map_err(|error| wrong(error.to_string()))?;
             factory.quiet();
-            *factory.limits_mut() = ParserLimits { verbose_errors: false, ..ParserLimits::default() };
+            *factory.limits_mut() = ParserLimits {
+                verbose_errors: false,
+                ..ParserLimits::default()
+            };
             Ok(factory)
         };
-        let factory = catch_unwind(AssertUnwindSafe(build)).map_err(|_| wrong("the vocabulary cannot be described"))??;
-        Ok(Self { factory, compiled: Vec::new() })
+        let factory = catch_unwind(AssertUnwindSafe(build))
+            .map_err(|_| wrong("the vocabulary cannot be described"))??;
+        Ok(Self {
+            factory,
+            compiled: Vec::new(),
+        })
     }
 
     /// A grammar at its beginning.
@@ -143,12 +163,16 @@ impl GrammarRun {
 
     /// Tokens that may come next, with those that end the answer where it may end.
     pub(crate) fn allowed(&mut self) -> Result<SimpleVob> {
-        self.matcher.compute_mask_or_eos().map_err(|error| wrong(error.to_string()))
+        self.matcher
+            .compute_mask_or_eos()
+            .map_err(|error| wrong(error.to_string()))
     }
 
     /// Goes on by tokens that were allowed.
     pub(crate) fn consume(&mut self, tokens: &[u32]) -> Result<()> {
-        self.matcher.consume_tokens(tokens).map_err(|error| wrong(error.to_string()))
+        self.matcher
+            .consume_tokens(tokens)
+            .map_err(|error| wrong(error.to_string()))
     }
 
     /// Whether nothing more can come.
@@ -203,7 +227,9 @@ impl TokenizerEnv for Vocabulary {
 
     fn tokenize_bytes(&self, bytes: &[u8]) -> Vec<u32> {
         self.trie.tokenize_with_greedy_fallback(bytes, |text| {
-            self.tokenizer.encode(text).unwrap_or_else(|_| self.trie.greedy_tokenize(text.as_bytes()))
+            self.tokenizer
+                .encode(text)
+                .unwrap_or_else(|_| self.trie.greedy_tokenize(text.as_bytes()))
         })
     }
 }

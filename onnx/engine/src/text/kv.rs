@@ -24,16 +24,20 @@ pub(crate) struct KvCache {
 impl KvCache {
     /// Allocates for `context` tokens. The rows are not touched, so the memory becomes resident only as it is filled.
     pub(crate) fn new(config: &LlamaConfig, context: usize) -> Result<Self> {
-        let bytes = Self::bytes_for(config, context).filter(|bytes| *bytes <= MAX_CACHE_BYTES).ok_or_else(|| EngineError::Option {
-            option: "context",
-            expected: format!("a key and value cache of at most {MAX_CACHE_BYTES} bytes"),
-            found: format!("{context} tokens of {} layers", config.layers),
-        })?;
+        let bytes = Self::bytes_for(config, context)
+            .filter(|bytes| *bytes <= MAX_CACHE_BYTES)
+            .ok_or_else(|| EngineError::Option {
+                option: "context",
+                expected: format!("a key and value cache of at most {MAX_CACHE_BYTES} bytes"),
+                found: format!("{context} tokens of {} layers", config.layers),
+            })?;
         let allocator = Allocator::default();
         let tensors = (0..config.layers * 2)
             .map(|_| Tensor::<f32>::new(&allocator, [1, config.kv_heads, context, config.head_dim]))
             .collect::<ort::Result<Vec<_>>>()
-            .map_err(|error| EngineError::Start { reason: format!("key and value cache of {bytes} bytes: {error}") })?;
+            .map_err(|error| EngineError::Start {
+                reason: format!("key and value cache of {bytes} bytes: {error}"),
+            })?;
         Ok(Self { tensors, bytes })
     }
 
@@ -53,9 +57,15 @@ impl KvCache {
     }
 
     fn bytes_for(config: &LlamaConfig, context: usize) -> Option<usize> {
-        [2, config.kv_heads, context, config.head_dim, size_of::<f32>()]
-            .into_iter()
-            .try_fold(config.layers, |product, factor| product.checked_mul(factor))
+        [
+            2,
+            config.kv_heads,
+            context,
+            config.head_dim,
+            size_of::<f32>(),
+        ]
+        .into_iter()
+        .try_fold(config.layers, |product, factor| product.checked_mul(factor))
     }
 }
 
@@ -70,5 +80,9 @@ pub(crate) fn present_name(index: usize) -> String {
 }
 
 const fn part(index: usize) -> &'static str {
-    if index.is_multiple_of(2) { "key" } else { "value" }
+    if index.is_multiple_of(2) {
+        "key"
+    } else {
+        "value"
+    }
 }

@@ -51,7 +51,10 @@ impl LanguageModel {
         folder.expect_family(FAMILY)?;
         let name = folder.manifest.name.as_str();
         let config: LlamaConfig = folder.config()?;
-        config.check().map_err(|reason| EngineError::Manifest { path: folder.dir.join(MANIFEST), reason })?;
+        config.check().map_err(|reason| EngineError::Manifest {
+            path: folder.dir.join(MANIFEST),
+            reason,
+        })?;
         if !(2..=config.context).contains(&options.context) {
             return Err(EngineError::Option {
                 option: "context",
@@ -59,17 +62,37 @@ impl LanguageModel {
                 found: options.context.to_string(),
             });
         }
-        let tokenizer = Tokenizer::new(name, &folder.read(TOKENIZER, MAX_TOKENIZER_BYTES)?, config.vocab)?;
-        let chat = if folder.manifest.files.contains_key(TEMPLATE) {
-            let source = String::from_utf8(folder.read(TEMPLATE, MAX_TEMPLATE_BYTES)?)
-                .map_err(|error| EngineError::ChatTemplate { model: name.to_owned(), reason: error.to_string() })?;
-            let word = |token: Option<u32>| token.map_or(&[][..], |token| tokenizer.raw_bytes(token));
-            let (bos, eos) = (word(config.bos), word(config.eos.first().copied()));
-            Some(ChatTemplate::new(name, &source, &String::from_utf8_lossy(bos), &String::from_utf8_lossy(eos))?)
-        } else {
-            None
-        };
-        let decoder = Decoder::open(runtime, name, &folder.path(GRAPH)?, &config, options.context)?;
+        let tokenizer = Tokenizer::new(
+            name,
+            &folder.read(TOKENIZER, MAX_TOKENIZER_BYTES)?,
+            config.vocab,
+        )?;
+        let chat =
+            if folder.manifest.files.contains_key(TEMPLATE) {
+                let source = String::from_utf8(folder.read(TEMPLATE, MAX_TEMPLATE_BYTES)?)
+                    .map_err(|error| EngineError::ChatTemplate {
+                        model: name.to_owned(),
+                        reason: error.to_string(),
+                    })?;
+                let word =
+                    |token: Option<u32>| token.map_or(&[][..], |token| tokenizer.raw_bytes(token));
+                let (bos, eos) = (word(config.bos), word(config.eos.first().copied()));
+                Some(ChatTemplate::new(
+                    name,
+                    &source,
+                    &String::from_utf8_lossy(bos),
+                    &String::from_utf8_lossy(eos),
+                )?)
+            } else {
+                None
+            };
+        let decoder = Decoder::open(
+            runtime,
+            name,
+            &folder.path(GRAPH)?,
+            &config,
+            options.context,
+        )?;
         Ok(Self {
             name: name.to_owned(),
             config,
@@ -103,7 +126,8 @@ impl LanguageModel {
     /// Size of its files and of a full cache: what to count before start.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
-        self.weight_bytes.saturating_add(self.decoder.cache_bytes() as u64)
+        self.weight_bytes
+            .saturating_add(self.decoder.cache_bytes() as u64)
     }
 
     /// Token ids of a text.
@@ -112,7 +136,10 @@ impl LanguageModel {
     /// [`EngineError::PromptTooLarge`], [`EngineError::Tokenizer`].
     pub fn tokenize(&self, text: &str) -> Result<Vec<u32>> {
         if text.len() > MAX_PROMPT_BYTES {
-            return Err(EngineError::PromptTooLarge { found_bytes: text.len(), limit_bytes: MAX_PROMPT_BYTES });
+            return Err(EngineError::PromptTooLarge {
+                found_bytes: text.len(),
+                limit_bytes: MAX_PROMPT_BYTES,
+            });
         }
         self.tokenizer.encode(text)
     }
@@ -123,13 +150,21 @@ impl LanguageModel {
     /// # Errors
     /// [`EngineError::ChatTemplate`] when the model has none or it refuses, [`EngineError::PromptTooLarge`].
     pub fn chat(&self, messages: &[ChatMessage]) -> Result<String> {
-        let template = self.chat.as_ref().ok_or_else(|| EngineError::ChatTemplate {
-            model: self.name.clone(),
-            reason: format!("{TEMPLATE} is missing; write the prompt yourself"),
-        })?;
+        let template = self
+            .chat
+            .as_ref()
+            .ok_or_else(|| EngineError::ChatTemplate {
+                model: self.name.clone(),
+                reason: format!("{TEMPLATE} is missing; write the prompt yourself"),
+            })?;
         let clean: Vec<_> = messages
             .iter()
-            .map(|message| ChatMessage::new(message.role, self.tokenizer.without_special(&message.content)))
+            .map(|message| {
+                ChatMessage::new(
+                    message.role,
+                    self.tokenizer.without_special(&message.content),
+                )
+            })
             .collect();
         template.render(&clean)
     }
@@ -156,7 +191,9 @@ impl LanguageModel {
         if self.decoder.scores().iter().any(|score| score.is_finite()) {
             return Ok(());
         }
-        Err(EngineError::NotFinite { model: self.name.clone() })
+        Err(EngineError::NotFinite {
+            model: self.name.clone(),
+        })
     }
 
     /// How fast it has been lately, on this computer and under its load.
@@ -224,6 +261,9 @@ impl LanguageModel {
 
 impl std::fmt::Debug for LanguageModel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LanguageModel").field("name", &self.name).field("config", &self.config).finish_non_exhaustive()
+        f.debug_struct("LanguageModel")
+            .field("name", &self.name)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
     }
 }

@@ -13,6 +13,8 @@
 mod chat;
 mod decoder;
 mod generate;
+#[cfg(test)]
+mod generate_tests;
 mod grammar;
 mod kv;
 mod language_model;
@@ -20,6 +22,8 @@ mod rate;
 mod request;
 mod sampler;
 mod tail;
+#[cfg(test)]
+mod tiny;
 mod tokenizer;
 
 pub use chat::{ChatMessage, MAX_MESSAGES, Role};
@@ -28,5 +32,8 @@ pub use generate::Generation;
 pub use grammar::{Grammar, MAX_CHOICES, MAX_GRAMMAR_BYTES};
 pub use language_model::{LanguageModel, LoadOptions};
 pub use rate::Rate;
-pub use request::{CancelToken, FinishReason, Finished, MAX_PROMPT_BYTES, MAX_STOP_BYTES, MAX_STOPS, Piece, Request};
+pub use request::{
+    CancelToken, FinishReason, Finished, MAX_PROMPT_BYTES, MAX_STOP_BYTES, MAX_STOPS, Piece,
+    Request,
+};
 pub use sampler::Sampling;

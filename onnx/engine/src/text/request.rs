@@ -53,18 +53,39 @@ impl Default for Request {
 impl Request {
     /// Refuses values out of range, before anything is computed.
     pub(crate) fn check(&self) -> Result<()> {
-        let wrong = |field, expected: String, found: String| Err(EngineError::Request { field, expected, found });
+        let wrong = |field, expected: String, found: String| {
+            Err(EngineError::Request {
+                field,
+                expected,
+                found,
+            })
+        };
         if self.prompt.len() > MAX_PROMPT_BYTES {
-            return Err(EngineError::PromptTooLarge { found_bytes: self.prompt.len(), limit_bytes: MAX_PROMPT_BYTES });
+            return Err(EngineError::PromptTooLarge {
+                found_bytes: self.prompt.len(),
+                limit_bytes: MAX_PROMPT_BYTES,
+            });
         }
         if self.max_tokens == 0 {
             return wrong("max_tokens", "at least 1".to_owned(), "0".to_owned());
         }
         if self.stop.len() > MAX_STOPS {
-            return wrong("stop", format!("at most {MAX_STOPS} strings"), self.stop.len().to_string());
+            return wrong(
+                "stop",
+                format!("at most {MAX_STOPS} strings"),
+                self.stop.len().to_string(),
+            );
         }
-        if let Some(stop) = self.stop.iter().find(|stop| stop.is_empty() || stop.len() > MAX_STOP_BYTES) {
-            return wrong("stop", format!("strings of 1..={MAX_STOP_BYTES} bytes"), format!("one of {}", stop.len()));
+        if let Some(stop) = self
+            .stop
+            .iter()
+            .find(|stop| stop.is_empty() || stop.len() > MAX_STOP_BYTES)
+        {
+            return wrong(
+                "stop",
+                format!("strings of 1..={MAX_STOP_BYTES} bytes"),
+                format!("one of {}", stop.len()),
+            );
         }
         self.sampling.check()
     }

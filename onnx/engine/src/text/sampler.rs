@@ -28,14 +28,20 @@ pub enum Sampling {
 impl Sampling {
     pub(crate) fn check(&self) -> Result<()> {
         let wrong = |field, expected: &str, found: f32| {
-            Err(EngineError::Request { field, expected: expected.to_owned(), found: found.to_string() })
+            Err(EngineError::Request {
+                field,
+                expected: expected.to_owned(),
+                found: found.to_string(),
+            })
         };
         match *self {
             Self::Greedy => Ok(()),
             Self::Sample { temperature, .. } if !(temperature > 0.0 && temperature <= 100.0) => {
                 wrong("sampling.temperature", "above 0, at most 100", temperature)
             }
-            Self::Sample { top_p, .. } if !(top_p > 0.0 && top_p <= 1.0) => wrong("sampling.top_p", "above 0, at most 1", top_p),
+            Self::Sample { top_p, .. } if !(top_p > 0.0 && top_p <= 1.0) => {
+                wrong("sampling.top_p", "above 0, at most 1", top_p)
+            }
             Self::Sample { .. } => Ok(()),
         }
     }
@@ -55,21 +61,39 @@ impl Sampler {
             Sampling::Greedy => 0,
             Sampling::Sample { seed, .. } => seed,
         };
-        Self { sampling, random: SplitMix64(seed), candidates: Vec::new() }
+        Self {
+            sampling,
+            random: SplitMix64(seed),
+            candidates: Vec::new(),
+        }
     }
 
     /// A token, if any has a finite score and is allowed.
     pub(crate) fn choose(&mut self, scores: &[f32], allowed: Option<&SimpleVob>) -> Option<u32> {
         match self.sampling {
             Sampling::Greedy => best(scores, allowed),
-            Sampling::Sample { temperature, top_k, top_p, .. } => self.draw(scores, allowed, temperature, top_k, top_p),
+            Sampling::Sample {
+                temperature,
+                top_k,
+                top_p,
+                ..
+            } => self.draw(scores, allowed, temperature, top_k, top_p),
         }
     }
 
-    fn draw(&mut self, scores: &[f32], allowed: Option<&SimpleVob>, temperature: f32, top_k: usize, top_p: f32) -> Option<u32> {
+    fn draw(
+        &mut self,
+        scores: &[f32],
+        allowed: Option<&SimpleVob>,
+        temperature: f32,
+        top_k: usize,
+        top_p: f32,
+    ) -> Option<u32> {
         let candidates = &mut self.candidates;
         candidates.clear();
-        each(scores, allowed, |token, score| candidates.push((score, token)));
+        each(scores, allowed, |token, score| {
+            candidates.push((score, token))
+        });
         if candidates.is_empty() {
             return None;
         }
@@ -163,7 +187,12 @@ mod tests {
     }
 
     fn sample(temperature: f32, top_k: usize, top_p: f32, seed: u64) -> Sampler {
-        Sampler::new(Sampling::Sample { temperature, top_k, top_p, seed })
+        Sampler::new(Sampling::Sample {
+            temperature,
+            top_k,
+            top_p,
+            seed,
+        })
     }
 
     #[test]
@@ -177,16 +206,30 @@ mod tests {
             ("no scores", &[], None),
         ];
         for (why, scores, expected) in cases {
-            assert_eq!(Sampler::new(Sampling::Greedy).choose(scores, None), expected, "{why}");
-            assert_eq!(sample(1.0, 1, 1.0, 7).choose(scores, None), expected, "top_k 1, {why}");
+            assert_eq!(
+                Sampler::new(Sampling::Greedy).choose(scores, None),
+                expected,
+                "{why}"
+            );
+            assert_eq!(
+                sample(1.0, 1, 1.0, 7).choose(scores, None),
+                expected,
+                "top_k 1, {why}"
+            );
         }
     }
 
     #[test]
     fn what_is_not_allowed_is_not_chosen() {
         let allowed = only(4, &[0, 2]);
-        assert_eq!(Sampler::new(Sampling::Greedy).choose(&[0.0, 9.0, 1.0, 9.0], Some(&allowed)), Some(2));
-        assert_eq!(Sampler::new(Sampling::Greedy).choose(&[1.0], Some(&only(4, &[3]))), None);
+        assert_eq!(
+            Sampler::new(Sampling::Greedy).choose(&[0.0, 9.0, 1.0, 9.0], Some(&allowed)),
+            Some(2)
+        );
+        assert_eq!(
+            Sampler::new(Sampling::Greedy).choose(&[1.0], Some(&only(4, &[3]))),
+            None
+        );
     }
 
     #[test]
@@ -194,7 +237,9 @@ mod tests {
         let scores: Vec<f32> = (0..100).map(|i| (i % 7) as f32 * 0.1).collect();
         let draw = |seed| {
             let mut sampler = sample(1.0, 0, 1.0, seed);
-            (0..20).map(|_| sampler.choose(&scores, None).unwrap()).collect::<Vec<_>>()
+            (0..20)
+                .map(|_| sampler.choose(&scores, None).unwrap())
+                .collect::<Vec<_>>()
         };
         assert_eq!(draw(1), draw(1));
         assert_ne!(draw(1), draw(2));
@@ -205,23 +250,51 @@ mod tests {
         // ln 3, ln 1: three to one
         let scores = [3.0_f32.ln(), 0.0];
         let mut sampler = sample(1.0, 0, 1.0, 42);
-        let first = (0..4_000).filter(|_| sampler.choose(&scores, None) == Some(0)).count();
-        assert!((2_880..=3_120).contains(&first), "expected about 3000, found {first}");
+        let first = (0..4_000)
+            .filter(|_| sampler.choose(&scores, None) == Some(0))
+            .count();
+        assert!(
+            (2_880..=3_120).contains(&first),
+            "expected about 3000, found {first}"
+        );
     }
 
     #[test]
     fn top_k_and_top_p_cut_the_tail() {
         let scores = [4.0, 3.0, 0.0, -1.0];
-        let drawn = |mut sampler: Sampler| (0..500).map(|_| sampler.choose(&scores, None).unwrap()).max();
+        let drawn = |mut sampler: Sampler| {
+            (0..500)
+                .map(|_| sampler.choose(&scores, None).unwrap())
+                .max()
+        };
         assert_eq!(drawn(sample(5.0, 2, 1.0, 3)), Some(1), "two best");
-        assert_eq!(drawn(sample(1.0, 0, 0.5, 3)), Some(0), "one token has more than half");
+        assert_eq!(
+            drawn(sample(1.0, 0, 0.5, 3)),
+            Some(0),
+            "one token has more than half"
+        );
         assert_eq!(drawn(sample(100.0, 0, 1.0, 3)), Some(3), "all");
     }
 
     #[test]
     fn values_out_of_range_are_refused() {
-        for (temperature, top_p) in [(0.0, 1.0), (f32::NAN, 1.0), (-1.0, 1.0), (101.0, 1.0), (1.0, 0.0), (1.0, 1.1), (1.0, f32::NAN)] {
-            let error = Sampling::Sample { temperature, top_k: 0, top_p, seed: 0 }.check().unwrap_err();
+        for (temperature, top_p) in [
+            (0.0, 1.0),
+            (f32::NAN, 1.0),
+            (-1.0, 1.0),
+            (101.0, 1.0),
+            (1.0, 0.0),
+            (1.0, 1.1),
+            (1.0, f32::NAN),
+        ] {
+            let error = Sampling::Sample {
+                temperature,
+                top_k: 0,
+                top_p,
+                seed: 0,
+            }
+            .check()
+            .unwrap_err();
             assert!(matches!(error, EngineError::Request { .. }), "{error}");
         }
     }

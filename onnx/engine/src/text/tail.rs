@@ -12,7 +12,11 @@ pub(crate) struct TextTail {
 
 impl TextTail {
     pub(crate) fn new(stops: Vec<String>) -> Self {
-        Self { characters: Detokenizer::default(), stops, held: String::new() }
+        Self {
+            characters: Detokenizer::default(),
+            stops,
+            held: String::new(),
+        }
     }
 
     /// Adds the bytes of a token. Returns the text that is certain now, and whether a stop string ended it.
@@ -32,12 +36,22 @@ impl TextTail {
     }
 
     fn release(&mut self) -> (String, bool) {
-        if let Some(at) = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min() {
+        if let Some(at) = self
+            .stops
+            .iter()
+            .filter_map(|stop| self.held.find(stop.as_str()))
+            .min()
+        {
             let text = self.held[..at].to_owned();
             self.held.clear();
             return (text, true);
         }
-        let keep = self.stops.iter().map(|stop| overlap(&self.held, stop)).max().unwrap_or(0);
+        let keep = self
+            .stops
+            .iter()
+            .map(|stop| overlap(&self.held, stop))
+            .max()
+            .unwrap_or(0);
         let rest = self.held.split_off(self.held.len() - keep);
         (std::mem::replace(&mut self.held, rest), false)
     }
@@ -45,7 +59,11 @@ impl TextTail {
 
 /// Length of the longest end of `text` that is a proper beginning of `stop`.
 fn overlap(text: &str, stop: &str) -> usize {
-    stop.char_indices().map(|(at, _)| at).rev().find(|at| text.ends_with(&stop[..*at])).unwrap_or(0)
+    stop.char_indices()
+        .map(|(at, _)| at)
+        .rev()
+        .find(|at| text.ends_with(&stop[..*at]))
+        .unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -72,16 +90,62 @@ mod tests {
     fn text_is_released_as_soon_as_it_is_certain() {
         let cases: [(&str, &[&str], &[&[u8]], &[&str], bool); 8] = [
             ("no stops", &[], &[b"ab", b"c"], &["ab", "c", ""], false),
-            ("a character of two tokens", &[], &[b"h\xc3", b"\xa9!"], &["h", "é!", ""], false),
-            ("a character of four tokens", &[], &[b"\xf0", b"\x9f", b"\x9a", b"\x97"], &["", "", "", "🚗", ""], false),
-            ("a character that never ends", &[], &[b"a\xf0\x9f"], &["a", "\u{fffd}"], false),
-            ("a byte that begins nothing", &[], &[b"a\xffb"], &["a\u{fffd}b", ""], false),
-            ("a stop across tokens", &["\n\n"], &[b"one\n", b"\ntwo"], &["one", ""], true),
-            ("what looks like a stop and is none", &["END"], &[b"xE", b"N", b"d"], &["x", "", "ENd", ""], false),
-            ("the earliest of two stops", &["bc", "ab"], &[b"xabc"], &["x"], true),
+            (
+                "a character of two tokens",
+                &[],
+                &[b"h\xc3", b"\xa9!"],
+                &["h", "é!", ""],
+                false,
+            ),
+            (
+                "a character of four tokens",
+                &[],
+                &[b"\xf0", b"\x9f", b"\x9a", b"\x97"],
+                &["", "", "", "🚗", ""],
+                false,
+            ),
+            (
+                "a character that never ends",
+                &[],
+                &[b"a\xf0\x9f"],
+                &["a", "\u{fffd}"],
+                false,
+            ),
+            (
+                "a byte that begins nothing",
+                &[],
+                &[b"a\xffb"],
+                &["a\u{fffd}b", ""],
+                false,
+            ),
+            (
+                "a stop across tokens",
+                &["\n\n"],
+                &[b"one\n", b"\ntwo"],
+                &["one", ""],
+                true,
+            ),
+            (
+                "what looks like a stop and is none",
+                &["END"],
+                &[b"xE", b"N", b"d"],
+                &["x", "", "ENd", ""],
+                false,
+            ),
+            (
+                "the earliest of two stops",
+                &["bc", "ab"],
+                &[b"xabc"],
+                &["x"],
+                true,
+            ),
         ];
         for (why, stops, pieces, expected, stopped) in cases {
-            assert_eq!(run(stops, pieces), (expected.iter().map(|s| (*s).to_owned()).collect(), stopped), "{why}");
+            assert_eq!(
+                run(stops, pieces),
+                (expected.iter().map(|s| (*s).to_owned()).collect(), stopped),
+                "{why}"
+            );
         }
     }
 

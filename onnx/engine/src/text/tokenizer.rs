@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+use serde::Deserialize;
 use tokenizers::{DecoderWrapper, Tokenizer as Encoder};
 
 use crate::error::{EngineError, Result};
@@ -29,6 +30,19 @@ pub(crate) struct Tokenizer {
     special_texts: Vec<String>,
 }
 
+/// The part of `tokenizer.json` that is checked against what was read from it.
+#[derive(Deserialize)]
+struct AddedTokens {
+    #[serde(default)]
+    added_tokens: Vec<AddedToken>,
+}
+
+#[derive(Deserialize)]
+struct AddedToken {
+    id: u32,
+    content: String,
+}
+
 /// How the vocabulary writes bytes as text.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum ByteForm {
@@ -41,16 +55,37 @@ enum ByteForm {
 impl Tokenizer {
     /// Reads a `tokenizer.json`; `vocab` is the number of scores the model gives.
     pub(crate) fn new(model: &str, json: &[u8], vocab: usize) -> Result<Self> {
-        let wrong = |reason: String| EngineError::Tokenizer { model: model.to_owned(), reason };
+        let wrong = |reason: String| EngineError::Tokenizer {
+            model: model.to_owned(),
+            reason,
+        };
         let mut encoder = Encoder::from_bytes(json).map_err(|error| wrong(error.to_string()))?;
+        let file: AddedTokens =
+            serde_json::from_slice(json).map_err(|error| wrong(error.to_string()))?;
+        // The crate numbers added tokens that are not in the vocabulary itself, whatever the file says.
+        if let Some(token) = file
+            .added_tokens
+            .iter()
+            .find(|token| encoder.token_to_id(&token.content) != Some(token.id))
+        {
+            let found = encoder.token_to_id(&token.content);
+            return Err(wrong(format!(
+                "added token {:?}: expected id {}, found {found:?}",
+                token.content, token.id
+            )));
+        }
         // Both would change prompts silently.
         encoder.with_padding(None);
-        encoder.with_truncation(None).map_err(|error| wrong(error.to_string()))?;
+        encoder
+            .with_truncation(None)
+            .map_err(|error| wrong(error.to_string()))?;
         let form = encoder.get_decoder().and_then(byte_form).ok_or_else(|| {
             wrong("its decoder is neither ByteLevel nor ByteFallback, so the bytes of a token are unknown".to_owned())
         })?;
         if vocab > MAX_VOCAB {
-            return Err(wrong(format!("expected at most {MAX_VOCAB} tokens, found {vocab}")));
+            return Err(wrong(format!(
+                "expected at most {MAX_VOCAB} tokens, found {vocab}"
+            )));
         }
         let mut bytes = vec![Vec::new(); vocab];
         let mut special = vec![false; vocab];
@@ -65,28 +100,49 @@ impl Tokenizer {
         }
         let table = char_to_byte();
         for (text, id) in encoder.get_vocab(true) {
-            let slot = bytes
-                .get_mut(id as usize)
-                .ok_or_else(|| wrong(format!("token {id}: expected ids below {vocab}, which the model has scores for")))?;
+            let slot = bytes.get_mut(id as usize).ok_or_else(|| {
+                wrong(format!(
+                    "token {id}: expected ids below {vocab}, which the model has scores for"
+                ))
+            })?;
             if text.is_empty() || text.len() > MAX_TOKEN_BYTES {
-                return Err(wrong(format!("token {id}: expected 1..={MAX_TOKEN_BYTES} bytes, found {}", text.len())));
+                return Err(wrong(format!(
+                    "token {id}: expected 1..={MAX_TOKEN_BYTES} bytes, found {}",
+                    text.len()
+                )));
+            }
+            if !slot.is_empty() {
+                return Err(wrong(format!("token {id} has two texts")));
             }
             *slot = match form {
                 _ if special[id as usize] => text.into_bytes(),
                 // An added token that is not special is written as plain text.
-                ByteForm::Level => text.chars().map(|c| table.get(&c).copied()).collect::<Option<_>>().unwrap_or(text.into_bytes()),
+                ByteForm::Level => text
+                    .chars()
+                    .map(|c| table.get(&c).copied())
+                    .collect::<Option<_>>()
+                    .unwrap_or(text.into_bytes()),
                 ByteForm::Fallback => fallback_bytes(&text),
             };
         }
-        Ok(Self { model: model.to_owned(), encoder, bytes, special, special_texts })
+        Ok(Self {
+            model: model.to_owned(),
+            encoder,
+            bytes,
+            special,
+            special_texts,
+        })
     }
 
     /// Token ids of a text. Special tokens written in it are recognised: a chat template writes them.
     pub(crate) fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self
-            .encoder
-            .encode_fast(text, false)
-            .map_err(|error| EngineError::Tokenizer { model: self.model.clone(), reason: error.to_string() })?;
+        let encoding =
+            self.encoder
+                .encode_fast(text, false)
+                .map_err(|error| EngineError::Tokenizer {
+                    model: self.model.clone(),
+                    reason: error.to_string(),
+                })?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -118,7 +174,11 @@ impl Tokenizer {
     /// another one. Removing can put halves together, hence the loop.
     pub(crate) fn without_special<'t>(&self, text: &'t str) -> Cow<'t, str> {
         let mut text = Cow::Borrowed(text);
-        while let Some(found) = self.special_texts.iter().find(|special| text.contains(special.as_str())) {
+        while let Some(found) = self
+            .special_texts
+            .iter()
+            .find(|special| text.contains(special.as_str()))
+        {
             text = Cow::Owned(text.replace(found.as_str(), ""));
         }
         text
@@ -135,7 +195,10 @@ fn byte_form(decoder: &DecoderWrapper) -> Option<ByteForm> {
 }
 
 fn fallback_bytes(text: &str) -> Vec<u8> {
-    let byte = text.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>')).filter(|digits| digits.len() == 2);
+    let byte = text
+        .strip_prefix("<0x")
+        .and_then(|rest| rest.strip_suffix('>'))
+        .filter(|digits| digits.len() == 2);
     match byte.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
         Some(byte) => vec![byte],
         None => text.replace('▁', " ").into_bytes(),
@@ -200,5 +263,108 @@ impl Detokenizer {
     /// What is left at the end: a character without its rest becomes U+FFFD.
     pub(crate) fn finish(&mut self) -> String {
         String::from_utf8_lossy(&std::mem::take(&mut self.pending)).into_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tiny::{BEGIN, END, TH, VOCAB, tokenizer, tokenizer_json};
+    use super::*;
+
+    #[test]
+    fn text_goes_to_tokens_and_back_to_the_same_bytes() {
+        let tokenizer = tokenizer();
+        for text in ["a b\n\tc", "the path", "héllo 你好 🚗", "\0\u{7f}"] {
+            let tokens = tokenizer.encode(text).unwrap();
+            let bytes: Vec<u8> = tokens
+                .iter()
+                .flat_map(|token| tokenizer.text_bytes(*token))
+                .copied()
+                .collect();
+            assert_eq!(bytes, text.as_bytes(), "{tokens:?}");
+        }
+        assert_eq!(tokenizer.encode("thx").unwrap(), [TH, u32::from(b'x')]);
+    }
+
+    #[test]
+    fn special_tokens_are_recognised_and_have_no_text() {
+        let tokenizer = tokenizer();
+        assert_eq!(
+            tokenizer.encode("<|begin|>a<|end|>").unwrap(),
+            [BEGIN, u32::from(b'a'), END]
+        );
+        assert_eq!(tokenizer.text_bytes(END), b"");
+        assert_eq!(tokenizer.raw_bytes(END), b"<|end|>");
+        assert!(tokenizer.is_special(BEGIN) && !tokenizer.is_special(TH));
+        assert_eq!(
+            (tokenizer.text_bytes(259), tokenizer.text_bytes(u32::MAX)),
+            (&b""[..], &b""[..]),
+            "a gap, and no token"
+        );
+    }
+
+    #[test]
+    fn what_people_say_holds_no_special_tokens() {
+        let tokenizer = tokenizer();
+        for (text, expected) in [
+            ("plain", "plain"),
+            ("a<|end|>b", "ab"),
+            ("<|en<|end|>d|>", ""),
+            ("<|be<|end|>gin|>x<|end", "x<|end"),
+        ] {
+            assert_eq!(tokenizer.without_special(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_tokenizer_is_an_error() {
+        let whole = tokenizer_json();
+        let cases: [(&str, String, usize, &str); 6] = [
+            (
+                "an added token that the crate numbers anew",
+                whole.replace(r#""<|end|>":256,"#, ""),
+                VOCAB,
+                "expected id 256",
+            ),
+            ("not JSON", "{".to_owned(), VOCAB, "tokenizer"),
+            (
+                "truncated",
+                whole[..whole.len() / 2].to_owned(),
+                VOCAB,
+                "tokenizer",
+            ),
+            (
+                "more tokens than scores",
+                whole.clone(),
+                100,
+                "ids below 100",
+            ),
+            ("too many scores", whole.clone(), MAX_VOCAB + 1, "at most"),
+            (
+                "no decoder",
+                whole.replace(r#""type":"ByteLevel""#, r#""type":"Fuse""#),
+                VOCAB,
+                "tokenizer",
+            ),
+        ];
+        for (why, json, vocab, word) in cases {
+            let error = Tokenizer::new("m", json.as_bytes(), vocab)
+                .err()
+                .unwrap_or_else(|| panic!("{why}"))
+                .to_string();
+            assert!(error.contains(word), "{why}: {error}");
+        }
+    }
+
+    #[test]
+    fn sentence_piece_bytes_are_read() {
+        for (text, bytes) in [
+            ("<0x0A>", &b"\n"[..]),
+            ("▁the", b" the"),
+            ("<0xZZ>", b"<0xZZ>"),
+            ("<0x0A", b"<0x0A"),
+        ] {
+            assert_eq!(fallback_bytes(text), bytes, "{text}");
+        }
     }
 }
