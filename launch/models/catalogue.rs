@@ -213,6 +213,11 @@ impl Catalogue {
             .find(|entry| entry.name == name)
             .ok_or_else(|| {
                 let hint = did_you_mean(name, self.entries.iter().map(|entry| entry.name.as_str()));
+                let hint = if hint.is_empty() {
+                    ".".to_owned()
+                } else {
+                    hint
+                };
                 ModelError::Unknown {
                     name: name.chars().take(MAX_NAME_CHARS).collect(),
                     hint,

@@ -22,12 +22,12 @@ pub enum ModelError {
     },
     /// No entry has this name.
     #[error(
-        "no model is called '{name}'{hint}. Next: `llmasos model list` prints the names; `--catalogue FILE` adds your own."
+        "no model is called '{name}'{hint} Next: `llmasos model list` prints the names; `--catalogue FILE` adds your own."
     )]
     Unknown {
         /// The name asked for.
         name: String,
-        /// `"; did you mean 'x'?"`, or empty.
+        /// `"; did you mean 'x'?"`, or a full stop.
         hint: String,
     },
     /// The model is not in the cache and fetching is switched off.

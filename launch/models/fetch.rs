@@ -126,13 +126,13 @@ pub(crate) fn fetch(
     }
     std::fs::rename(&download.part, &download.target)
         .map_err(|e| ModelError::io("renaming", &download.part, e))?;
-    let elapsed = started.elapsed();
+    let (bytes, elapsed) = (download.pin.bytes.saturating_sub(first), started.elapsed());
     reporter.event(Event::Fetched {
         file: download.file,
-        bytes: download.pin.bytes,
+        bytes,
         elapsed,
     });
-    Ok((download.pin.bytes.saturating_sub(first), elapsed))
+    Ok((bytes, elapsed))
 }
 
 fn wrong_content(download: &Download<'_>, found: String) -> ModelError {

@@ -62,7 +62,7 @@ pub enum Event<'a> {
     Fetched {
         /// Distribution file name.
         file: &'a str,
-        /// Size.
+        /// Bytes transferred now, without what was here before.
         bytes: u64,
         /// Time it took.
         elapsed: Duration,
@@ -142,7 +142,8 @@ impl Reporter for Silent {
 #[derive(Debug)]
 pub struct Console {
     cancel: Cancel,
-    bar: Option<ProgressBar>,
+    /// The bar shown and what it is about; another subject gets a new bar, so that its rate starts anew.
+    bar: Option<(String, ProgressBar)>,
     is_terminal: bool,
     last_line: Instant,
 }
@@ -166,23 +167,24 @@ impl Console {
     }
 
     fn finish_bar(&mut self) {
-        if let Some(bar) = self.bar.take() {
+        if let Some((_, bar)) = self.bar.take() {
             bar.finish_and_clear();
         }
     }
 
     fn moved(&mut self, what: &str, done: u64, total: u64, left: Option<Duration>) {
         if self.is_terminal {
-            let bar = self.bar.get_or_insert_with(|| {
-                let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(10));
-                let style = ProgressStyle::with_template("{msg:32!} [{wide_bar}] {bytes:>10}/{total_bytes:10} {bytes_per_sec:>12} {eta:>4}");
-                if let Ok(style) = style {
-                    bar.set_style(style.progress_chars("=> "));
-                }
-                bar
-            });
+            if self
+                .bar
+                .as_ref()
+                .is_some_and(|(subject, _)| subject != what)
+            {
+                self.finish_bar();
+            }
+            let (_, bar) = self
+                .bar
+                .get_or_insert_with(|| (what.to_owned(), new_bar(what, total)));
             bar.set_length(total);
-            bar.set_message(what.to_owned());
             bar.set_position(done);
         } else if self.last_line.elapsed() >= LINE_EVERY {
             let percent = (done as f64 * 100.0 / total.max(1) as f64).floor();
@@ -276,6 +278,15 @@ impl Reporter for Console {
     fn is_cancelled(&self) -> bool {
         self.cancel.is_raised()
     }
+}
+
+fn new_bar(what: &str, total: u64) -> ProgressBar {
+    const TEMPLATE: &str = "{msg:32!} [{wide_bar}] {decimal_bytes:>10}/{decimal_total_bytes:10} {decimal_bytes_per_sec:>12} {eta:>4}";
+    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(10));
+    if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar.with_message(what.to_owned())
 }
 
 /// `92.9 MB`: decimal units, as disks and networks are sold.

@@ -139,7 +139,11 @@ impl Resolver {
                 file: wanted.file.clone(),
                 package: wanted.package.clone(),
                 version: wanted.version.clone(),
-                reason: format!("{before}; {reason}"),
+                reason: if before.contains(&reason) {
+                    before.to_owned()
+                } else {
+                    format!("{before}; {reason}")
+                },
                 next: next.to_owned(),
                 sha256: wanted.pin.sha256.clone(),
                 dir: parent,
