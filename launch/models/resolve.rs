@@ -119,7 +119,7 @@ impl Resolver {
         reporter.event(Event::Note {
             text: &format!("{}: {before}; asking pip to fetch it", wanted.file),
         });
-        let mut command = self.pip(&[
+        let verb = [
             "download",
             "--no-deps",
             "--only-binary=:all:",
@@ -127,67 +127,40 @@ impl Resolver {
             "--quiet",
             "--retries",
             "1",
-        ]);
+        ];
+        let mut command = self.pip(&verb);
         command
             .arg("--dest")
             .arg(dir)
-            .args(tag_arguments(&wanted.file))
-            .arg(format!("{}=={}", wanted.package, wanted.version));
-        let failed = |reason: String, next: &str| {
-            let parent = dir.parent().map(Path::to_owned).unwrap_or_default();
-            ModelError::Resolve(Box::new(Unresolved {
-                file: wanted.file.clone(),
-                package: wanted.package.clone(),
-                version: wanted.version.clone(),
-                reason: if before.contains(&reason) {
-                    before.to_owned()
-                } else {
-                    format!("{before}; {reason}")
-                },
-                next: next.to_owned(),
-                sha256: wanted.pin.sha256.clone(),
-                dir: parent,
-            }))
-        };
-        let finished = match run(command, DOWNLOAD_TIMEOUT, reporter) {
-            Ok(finished) => finished,
-            Err(PipFailure::Cancelled) => return Err(ModelError::Cancelled),
-            Err(PipFailure::NoPython(reason)) => {
-                return Err(failed(
-                    reason,
-                    "install Python 3 with pip (Debian, Ubuntu: apt install python3-pip)",
-                ));
-            }
-            Err(PipFailure::NoPip) => {
-                return Err(failed(
-                    "python3 has no pip".into(),
-                    "install pip (Debian, Ubuntu: apt install python3-pip)",
-                ));
-            }
-            Err(PipFailure::TimedOut) => {
-                return Err(failed(
-                    format!("pip did not finish in {} s", DOWNLOAD_TIMEOUT.as_secs()),
-                    "check the network",
-                ));
-            }
-            Err(PipFailure::Other(reason)) => {
-                return Err(failed(reason, "run the same command again"));
-            }
-        };
+            .args(tag_arguments(&wanted.file));
+        command.arg(format!("{}=={}", wanted.package, wanted.version));
         let file = dir.join(&wanted.file);
-        if finished.is_success && file.is_file() {
-            return Ok(file);
-        }
-        if finished.is_success {
-            return Err(failed(
-                "pip fetched another file of this version".into(),
-                "check which platforms your package index carries",
-            ));
-        }
-        Err(failed(
-            format!("pip: {}", last_words(&finished.stderr)),
-            next_step(&finished.stderr),
-        ))
+        let (reason, next) = match run(command, DOWNLOAD_TIMEOUT, reporter) {
+            Ok(finished) if finished.is_success && file.is_file() => return Ok(file),
+            Ok(finished) if finished.is_success => {
+                let next = "check which platforms your package index carries";
+                ("pip fetched another file of this version".into(), next)
+            }
+            Ok(finished) => (
+                format!("pip: {}", last_words(&finished.stderr)),
+                next_step(&finished.stderr),
+            ),
+            Err(PipFailure::Cancelled) => return Err(ModelError::Cancelled),
+            Err(PipFailure::NoPython(reason)) => (
+                reason,
+                "install Python 3 with pip (Debian, Ubuntu: apt install python3-pip)",
+            ),
+            Err(PipFailure::NoPip) => (
+                "python3 has no pip".into(),
+                "install pip (Debian, Ubuntu: apt install python3-pip)",
+            ),
+            Err(PipFailure::TimedOut) => (
+                format!("pip did not finish in {} s", DOWNLOAD_TIMEOUT.as_secs()),
+                "check the network",
+            ),
+            Err(PipFailure::Other(reason)) => (reason, "run the same command again"),
+        };
+        Err(unresolved(wanted, dir, before, reason, next))
     }
 
     /// The indexes in the order in which they are asked.
@@ -246,6 +219,30 @@ impl Resolver {
             .stderr(Stdio::piped());
         command
     }
+}
+
+/// The error that says what was tried first, what pip said then, and where to put the file by hand.
+fn unresolved(
+    wanted: &Distribution,
+    dir: &Path,
+    before: &str,
+    reason: String,
+    next: &str,
+) -> ModelError {
+    let is_said = before.contains(&reason);
+    ModelError::Resolve(Box::new(Unresolved {
+        file: wanted.file.clone(),
+        package: wanted.package.clone(),
+        version: wanted.version.clone(),
+        reason: if is_said {
+            before.to_owned()
+        } else {
+            format!("{before}; {reason}")
+        },
+        next: next.to_owned(),
+        sha256: wanted.pin.sha256.clone(),
+        dir: dir.parent().map(Path::to_owned).unwrap_or_default(),
+    }))
 }
 
 /// Fetches the page of the project and finds the file on it.
