@@ -1,3 +1,22 @@
 //! Actors: where messages meet models.
+//!
+//! ```text
+//! bus ─ the Zenoh session      port ─ a topic's contract held at a node's door     health ─ what everybody is doing
+//! model ─ one server per model, shared by the nodes   workers ─ what its thread does   supervise ─ who is restarted when
+//! speech · summary · advisor ─ the nodes; they meet on topics only      gate ─ decides without any model
+//! ```
 
+pub mod advisor;
+pub mod bus;
+pub mod clock;
 pub mod contract;
+pub mod frame;
+pub mod gate;
+pub mod health;
+pub mod model;
+pub mod port;
+pub mod speech;
+pub mod summary;
+pub mod supervise;
+pub mod wording;
+pub mod workers;

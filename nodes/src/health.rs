@@ -1,0 +1,449 @@
+//! Health: what every node is doing and what every edge has counted, in one place per process.
+//!
+//! Nodes write here from wherever they run; one task publishes it as `diagnostic_msgs/DiagnosticArray` on `/diagnostics`, at 1 Hz and
+//! at once when a state changes or something is refused. Every edge keeps a ledger, and it balances:
+//!
+//! ```text
+//! received = handled + lost + expired + superseded + refused + waiting
+//! ```
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use llmasos_msgs::{
+    Message,
+    builtin_interfaces::Time,
+    diagnostic_msgs::{DiagnosticArray, DiagnosticStatus, KeyValue},
+    std_msgs::Header,
+};
+use tokio::sync::Notify;
+use tracing::{info, warn};
+
+use crate::{
+    bus::{Bus, BusError, Qos},
+    clock,
+};
+
+/// Topic of the diagnostics, as ROS tools expect it.
+pub const DIAGNOSTICS_TOPIC: &str = "/diagnostics";
+
+/// Refusals kept for the next report; older ones are only counted.
+const REFUSALS_KEPT: usize = 16;
+
+/// Longest reason kept of one refusal, in characters.
+const REASON_CHARS_MAX: usize = 240;
+
+/// Shortest pause between two reports, so that a flood of bad input does not become a flood of diagnostics.
+const REPORT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a node is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum NodeState {
+    /// Model loading or warming up.
+    #[default]
+    Loading,
+    /// Model loaded and a warm-up inference passed.
+    Ready,
+    /// Works, but something it wants is missing.
+    Degraded,
+    /// Not running; the supervisor may start it again.
+    Failed,
+}
+
+impl NodeState {
+    /// The state's name in lower case.
+    pub fn name(self) -> &'static str {
+        match self {
+            NodeState::Loading => "loading",
+            NodeState::Ready => "ready",
+            NodeState::Degraded => "degraded",
+            NodeState::Failed => "failed",
+        }
+    }
+
+    fn level(self) -> u8 {
+        match self {
+            NodeState::Ready => DiagnosticStatus::OK,
+            NodeState::Loading | NodeState::Degraded => DiagnosticStatus::WARN,
+            NodeState::Failed => DiagnosticStatus::ERROR,
+        }
+    }
+}
+
+/// The counters of one edge: a topic as one node's port sees it.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    received: AtomicU64,
+    handled: AtomicU64,
+    lost: AtomicU64,
+    expired: AtomicU64,
+    superseded: AtomicU64,
+    refused: AtomicU64,
+}
+
+/// What became of an arrival.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// A node used it.
+    Handled,
+    /// A full queue dropped it.
+    Lost,
+    /// Too old when its turn came.
+    Expired,
+    /// A newer one replaced it unread.
+    Superseded,
+    /// Not acceptable; the reason was reported.
+    Refused,
+}
+
+/// The counters at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LedgerCount {
+    /// Arrivals.
+    pub received: u64,
+    /// Used by the node.
+    pub handled: u64,
+    /// Dropped by a full queue.
+    pub lost: u64,
+    /// Too old.
+    pub expired: u64,
+    /// Replaced unread.
+    pub superseded: u64,
+    /// Refused with a reason.
+    pub refused: u64,
+}
+
+impl LedgerCount {
+    /// Arrivals whose outcome is still open.
+    pub fn waiting(&self) -> u64 {
+        self.received.saturating_sub(
+            self.handled + self.lost + self.expired + self.superseded + self.refused,
+        )
+    }
+}
+
+impl Ledger {
+    /// Counts an arrival.
+    pub fn arrive(&self) {
+        self.received.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts what became of one.
+    pub fn settle(&self, outcome: Outcome) {
+        let counter = match outcome {
+            Outcome::Handled => &self.handled,
+            Outcome::Lost => &self.lost,
+            Outcome::Expired => &self.expired,
+            Outcome::Superseded => &self.superseded,
+            Outcome::Refused => &self.refused,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The counters now.
+    pub fn count(&self) -> LedgerCount {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        LedgerCount {
+            received: get(&self.received),
+            handled: get(&self.handled),
+            lost: get(&self.lost),
+            expired: get(&self.expired),
+            superseded: get(&self.superseded),
+            refused: get(&self.refused),
+        }
+    }
+}
+
+/// One process's health. Clones share it.
+#[derive(Clone, Default)]
+pub struct Health {
+    inner: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    nodes: Mutex<BTreeMap<String, NodeRecord>>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct NodeRecord {
+    state: NodeState,
+    detail: String,
+    restarts: u32,
+    beat: Option<Instant>,
+    edges: BTreeMap<String, Arc<Ledger>>,
+    values: BTreeMap<String, String>,
+    refusals: VecDeque<(String, String)>,
+}
+
+impl Health {
+    /// The record of one node, made on first use.
+    pub fn node(&self, name: &str) -> NodeHealth {
+        self.nodes().entry(name.to_owned()).or_default();
+        NodeHealth {
+            name: name.into(),
+            health: self.clone(),
+        }
+    }
+
+    /// State and detail of a node, if it is known.
+    pub fn state(&self, name: &str) -> Option<(NodeState, String)> {
+        self.nodes()
+            .get(name)
+            .map(|record| (record.state, record.detail.clone()))
+    }
+
+    /// Counters of every edge, by node and `port: topic`.
+    pub fn edges(&self) -> Vec<(String, String, LedgerCount)> {
+        let nodes = self.nodes();
+        nodes
+            .iter()
+            .flat_map(|(node, record)| {
+                record
+                    .edges
+                    .iter()
+                    .map(move |(edge, ledger)| (node.clone(), edge.clone(), ledger.count()))
+            })
+            .collect()
+    }
+
+    /// Resolves when something changed since the last call.
+    pub async fn changed(&self) {
+        self.inner.changed.notified().await;
+    }
+
+    /// Publishes on [`DIAGNOSTICS_TOPIC`] at 1 Hz, and at once on a change, until dropped.
+    ///
+    /// # Errors
+    /// [`BusError`] when the publisher cannot be declared.
+    pub async fn publish(self, bus: Bus) -> Result<(), BusError> {
+        let publisher = bus.raw_publisher(DIAGNOSTICS_TOPIC, Qos::STREAM).await?;
+        loop {
+            match self.report(bus.namespace()).encode() {
+                Ok(bytes) => publisher.put(bytes).await?,
+                Err(error) => warn!(%error, "diagnostics could not be encoded"),
+            }
+            tokio::time::sleep(REPORT_PAUSE).await;
+            let _ =
+                tokio::time::timeout(Duration::from_secs(1) - REPORT_PAUSE, self.changed()).await;
+        }
+    }
+
+    fn report(&self, namespace: &str) -> DiagnosticArray {
+        let mut nodes = self.nodes();
+        let mut status = Vec::new();
+        for (name, record) in nodes.iter_mut() {
+            for (topic, reason) in record.refusals.drain(..) {
+                status.push(DiagnosticStatus {
+                    level: DiagnosticStatus::WARN,
+                    name: format!("{name}: {topic}"),
+                    message: reason,
+                    hardware_id: namespace.to_owned(),
+                    values: Vec::new(),
+                });
+            }
+            status.push(node_status(name, record, namespace));
+        }
+        DiagnosticArray {
+            header: Header {
+                stamp: Time::from_nanos(clock::now_ns()),
+                frame_id: String::new(),
+            },
+            status,
+        }
+    }
+
+    fn nodes(&self) -> MutexGuard<'_, BTreeMap<String, NodeRecord>> {
+        self.inner
+            .nodes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn node_status(name: &str, record: &NodeRecord, namespace: &str) -> DiagnosticStatus {
+    let mut values = vec![
+        KeyValue {
+            key: "state".into(),
+            value: record.state.name().into(),
+        },
+        KeyValue {
+            key: "restarts".into(),
+            value: record.restarts.to_string(),
+        },
+    ];
+    values.extend(record.values.iter().map(|(key, value)| KeyValue {
+        key: key.clone(),
+        value: value.clone(),
+    }));
+    values.extend(record.edges.iter().map(|(edge, ledger)| {
+        let count = ledger.count();
+        KeyValue {
+            key: edge.clone(),
+            value: format!(
+                "received={} handled={} lost={} expired={} superseded={} refused={} waiting={}",
+                count.received,
+                count.handled,
+                count.lost,
+                count.expired,
+                count.superseded,
+                count.refused,
+                count.waiting()
+            ),
+        }
+    }));
+    DiagnosticStatus {
+        level: record.state.level(),
+        name: name.to_owned(),
+        message: if record.detail.is_empty() {
+            record.state.name().to_owned()
+        } else {
+            format!("{}: {}", record.state.name(), record.detail)
+        },
+        hardware_id: namespace.to_owned(),
+        values,
+    }
+}
+
+/// One node's handle on its own record.
+#[derive(Clone)]
+pub struct NodeHealth {
+    name: Arc<str>,
+    health: Health,
+}
+
+impl NodeHealth {
+    /// The node's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Sets the state; `detail` says why in a few words.
+    pub fn set(&self, state: NodeState, detail: impl Into<String>) {
+        let detail = detail.into();
+        let changed = self.with(|record| {
+            let changed = record.state != state;
+            record.state = state;
+            record.detail = detail.clone();
+            changed
+        });
+        if changed {
+            info!(node = %self.name, state = state.name(), detail, "state");
+            self.health.inner.changed.notify_one();
+        }
+    }
+
+    /// Counts a restart.
+    pub fn restarted(&self) {
+        self.with(|record| record.restarts += 1);
+        self.health.inner.changed.notify_one();
+    }
+
+    /// Says that the node is alive; the supervisor kills one that stays silent for too long.
+    pub fn beat(&self) {
+        self.with(|record| record.beat = Some(Instant::now()));
+    }
+
+    /// How long the node has been silent; zero before its first sign.
+    pub fn silent_for(&self) -> Duration {
+        self.with(|record| record.beat.map_or(Duration::ZERO, |beat| beat.elapsed()))
+    }
+
+    /// Sets a value shown beside the state, e.g. a decode rate.
+    pub fn value(&self, key: &str, value: impl Into<String>) {
+        let value = value.into();
+        self.with(|record| record.values.insert(key.to_owned(), value));
+    }
+
+    /// The ledger of one of the node's edges; a restarted node finds its old one.
+    pub fn edge(&self, port: &str, topic: &str) -> Arc<Ledger> {
+        self.with(|record| Arc::clone(record.edges.entry(format!("{port}: {topic}")).or_default()))
+    }
+
+    /// Reports why something was refused. Counting is the ledger's.
+    pub fn refuse(&self, topic: &str, reason: &str) {
+        let reason: String = reason.chars().take(REASON_CHARS_MAX).collect();
+        warn!(node = %self.name, topic, reason, "refused");
+        self.with(|record| {
+            if record.refusals.len() == REFUSALS_KEPT {
+                record.refusals.pop_front();
+            }
+            record.refusals.push_back((topic.to_owned(), reason));
+        });
+        self.health.inner.changed.notify_one();
+    }
+
+    fn with<R>(&self, change: impl FnOnce(&mut NodeRecord) -> R) -> R {
+        change(
+            self.health
+                .nodes()
+                .entry(self.name.to_string())
+                .or_default(),
+        )
+    }
+}
+
+/// A monotonic stopwatch for things reported in milliseconds.
+pub fn elapsed_ms(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ledger_balances() {
+        let ledger = Ledger::default();
+        for outcome in [
+            Outcome::Handled,
+            Outcome::Lost,
+            Outcome::Expired,
+            Outcome::Superseded,
+            Outcome::Refused,
+        ] {
+            ledger.arrive();
+            ledger.settle(outcome);
+        }
+        ledger.arrive();
+        assert_eq!(ledger.count().received, 6);
+        assert_eq!(ledger.count().waiting(), 1, "one is still in a queue");
+    }
+
+    #[test]
+    fn a_report_names_node_topic_and_reason_once() {
+        let health = Health::default();
+        let node = health.node("speech");
+        node.set(NodeState::Ready, "");
+        node.refuse("mic/audio", "expected CDR, found text");
+        let first = health.report("ego");
+        assert!(
+            first
+                .status
+                .iter()
+                .any(|status| status.name == "speech: mic/audio"
+                    && status.message.contains("expected CDR"))
+        );
+        let second = health.report("ego");
+        assert!(
+            second
+                .status
+                .iter()
+                .all(|status| status.name != "speech: mic/audio"),
+            "a refusal is reported once"
+        );
+        assert!(
+            second
+                .status
+                .iter()
+                .any(|status| status.name == "speech" && status.level == DiagnosticStatus::OK)
+        );
+    }
+}

@@ -1,0 +1,502 @@
+//! Ports: where a node meets a topic, with the topic's contract held on the way in.
+//!
+//! The subscription's callback only enqueues (size check, one slot or a bounded queue, a wake-up). Everything else happens when the
+//! node takes: form, decoding, stamp, age. What is refused is counted and reported with its reason; the node goes on.
+//!
+//! ```text
+//! Zenoh callback ──▶ queue (latest | fifo) ──wake──▶ actor: take() ──▶ form ▸ decode ▸ stamp ▸ age ──▶ Taken<M>
+//!                      lost, superseded                                 refused        expired
+//! ```
+
+use std::{
+    collections::VecDeque,
+    marker::PhantomData,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use llmasos_msgs::{Message, builtin_interfaces::Time, sniff};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    bus::{Arrival, Bus, BusError, PAYLOAD_BYTES_MAX, Priority, Qos, RawPublisher, Subscription},
+    clock,
+    contract::{Accept, QueuePolicy, TopicContract},
+    health::{Ledger, NodeHealth, Outcome},
+};
+
+/// Deepest queue a contract may ask for.
+pub const FIFO_DEPTH_MAX: usize = 1024;
+
+/// A type that can come from the bus under one or several ROS types.
+pub trait FromBus: Sized + Send + 'static {
+    /// Decodes CDR of the ROS type the contract names.
+    ///
+    /// # Errors
+    /// A sentence that says what was expected and what was found.
+    fn from_cdr(type_name: &str, cdr: &[u8]) -> Result<Self, String>;
+
+    /// Reads the JSON form of the ROS type the contract names.
+    ///
+    /// # Errors
+    /// A sentence that says which field is wrong.
+    fn from_json(type_name: &str, value: &Value) -> Result<Self, String>;
+
+    /// The sensor stamp in ns since the epoch; `None` for types without one.
+    fn stamp_ns(&self) -> Option<i64>;
+}
+
+impl<M: Message> FromBus for M {
+    fn from_cdr(type_name: &str, cdr: &[u8]) -> Result<Self, String> {
+        if type_name != M::TYPE {
+            return Err(format!(
+                "expected a port for {}, found a topic of {type_name}",
+                M::TYPE
+            ));
+        }
+        M::decode(cdr).map_err(|error| error.to_string())
+    }
+
+    fn from_json(_type_name: &str, value: &Value) -> Result<Self, String> {
+        M::from_json(value).map_err(|error| error.to_string())
+    }
+
+    fn stamp_ns(&self) -> Option<i64> {
+        self.stamp().map(|stamp| stamp.to_nanos())
+    }
+}
+
+/// A message that passed its contract.
+#[derive(Clone, Debug)]
+pub struct Taken<M> {
+    /// The message.
+    pub message: M,
+    /// When it arrived, on the monotonic clock.
+    pub arrived: Instant,
+    /// Its stamp in ns since the epoch; reception time when the type has none.
+    pub stamp_ns: i64,
+    /// Id of the publishing session, where known.
+    pub publisher: Option<u128>,
+}
+
+/// One input of a node.
+pub struct Port<M> {
+    contract: TopicContract,
+    queue: Arc<Queue>,
+    health: NodeHealth,
+    last_stamp_ns: Option<i64>,
+    _subscription: Subscription,
+    _type: PhantomData<fn() -> M>,
+}
+
+struct Queue {
+    waiting: Mutex<VecDeque<(Arrival, Instant)>>,
+    depth: usize,
+    /// Whether the reader was already told: one wake-up covers every arrival until the reader looks again.
+    woken: AtomicBool,
+    ledger: Arc<Ledger>,
+}
+
+impl<M: FromBus> Port<M> {
+    /// Subscribes under the contract; `wake` is called from Zenoh's thread when there is something to take.
+    ///
+    /// # Errors
+    /// [`BusError::Topic`] when the topic is no valid key.
+    pub async fn open(
+        bus: &Bus,
+        contract: &TopicContract,
+        port: &str,
+        health: &NodeHealth,
+        wake: impl Fn() + Send + Sync + 'static,
+    ) -> Result<Self, BusError> {
+        let queue = Arc::new(Queue {
+            waiting: Mutex::default(),
+            depth: match contract.queue {
+                QueuePolicy::Latest => 1,
+                QueuePolicy::Fifo(depth) => depth.clamp(1, FIFO_DEPTH_MAX),
+            },
+            woken: AtomicBool::new(false),
+            ledger: health.edge(port, &contract.topic),
+        });
+        let (into, reporter, topic, latest) = (
+            Arc::clone(&queue),
+            health.clone(),
+            contract.topic.clone(),
+            contract.queue == QueuePolicy::Latest,
+        );
+        let subscription = bus
+            .subscribe(&contract.topic, move |arrival| {
+                into.ledger.arrive();
+                if arrival.payload.len() > PAYLOAD_BYTES_MAX {
+                    into.ledger.settle(Outcome::Refused);
+                    reporter.refuse(
+                        &topic,
+                        &format!(
+                            "expected at most {PAYLOAD_BYTES_MAX} bytes, found {}",
+                            arrival.payload.len()
+                        ),
+                    );
+                    return;
+                }
+                into.push(arrival, latest);
+                if !into.woken.swap(true, Ordering::AcqRel) {
+                    wake();
+                }
+            })
+            .await?;
+        Ok(Port {
+            contract: contract.clone(),
+            queue,
+            health: health.clone(),
+            last_stamp_ns: None,
+            _subscription: subscription,
+            _type: PhantomData,
+        })
+    }
+
+    /// The next message that keeps the contract; refused and expired ones before it are counted and left behind.
+    pub fn take(&mut self) -> Option<Taken<M>> {
+        self.queue.woken.store(false, Ordering::Release);
+        loop {
+            let (arrival, arrived) = self.queue.pop()?;
+            match self.accept(&arrival) {
+                Ok((message, stamp_ns)) => {
+                    if let Some(limit) = self.age_limit()
+                        && clock::age(stamp_ns, clock::now_ns()).is_some_and(|age| age > limit)
+                    {
+                        self.queue.ledger.settle(Outcome::Expired);
+                        continue;
+                    }
+                    self.queue.ledger.settle(Outcome::Handled);
+                    return Some(Taken {
+                        message,
+                        arrived,
+                        stamp_ns,
+                        publisher: arrival.publisher,
+                    });
+                }
+                Err(reason) => {
+                    self.queue.ledger.settle(Outcome::Refused);
+                    self.health.refuse(&self.contract.topic, &reason);
+                }
+            }
+        }
+    }
+
+    /// Whether a newer message already waits.
+    pub fn is_waiting(&self) -> bool {
+        !self.queue.lock().is_empty()
+    }
+
+    /// The contract this port holds.
+    pub fn contract(&self) -> &TopicContract {
+        &self.contract
+    }
+
+    /// Whether a message taken earlier is still fresh enough to use now.
+    pub fn is_fresh(&self, taken: &Taken<M>) -> bool {
+        self.contract.max_age.is_none_or(|limit| {
+            clock::age(taken.stamp_ns, clock::now_ns()).is_none_or(|age| age <= limit)
+        })
+    }
+
+    fn age_limit(&self) -> Option<Duration> {
+        match (self.contract.max_age, self.contract.lifespan) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    fn accept(&mut self, arrival: &Arrival) -> Result<(M, i64), String> {
+        let payload = arrival.payload.to_bytes();
+        let message = decode::<M>(&self.contract, &arrival.encoding, &payload)?;
+        let received_ns = clock::wall_ns(arrival.received);
+        let Some(stamp_ns) = message.stamp_ns() else {
+            return Ok((message, received_ns));
+        };
+        check_stamp(
+            stamp_ns,
+            clock::now_ns(),
+            self.last_stamp_ns,
+            self.contract.rate_hz.is_some(),
+        )?;
+        self.last_stamp_ns = Some(stamp_ns);
+        Ok((message, stamp_ns))
+    }
+}
+
+/// Decodes a payload by its form, as far as the contract accepts that form. JSON without a stamp is stamped now: people cannot know it.
+///
+/// # Errors
+/// A sentence that says what was expected and what was found.
+pub fn decode<M: FromBus>(
+    contract: &TopicContract,
+    encoding: &str,
+    payload: &[u8],
+) -> Result<M, String> {
+    let form = sniff::classify(encoding, payload).map_err(|error| error.to_string())?;
+    let (kind, name) = match &form {
+        sniff::Form::Cdr => (Accept::Cdr, "CDR"),
+        sniff::Form::Json(_) => (Accept::Json, "JSON"),
+        sniff::Form::Text(_) => (Accept::Text, "text"),
+    };
+    if !contract.accept.contains(&kind) {
+        return Err(format!(
+            "expected {}, found {name}",
+            accepted_forms(contract)
+        ));
+    }
+    match form {
+        sniff::Form::Cdr => M::from_cdr(&contract.type_name, payload),
+        sniff::Form::Json(value) => M::from_json(&contract.type_name, &stamped_now(value)),
+        sniff::Form::Text(text) => M::from_json(&contract.type_name, &json!({ "data": text })),
+    }
+}
+
+fn accepted_forms(contract: &TopicContract) -> String {
+    let names: Vec<&str> = contract
+        .accept
+        .iter()
+        .map(|accept| match accept {
+            Accept::Cdr => "CDR",
+            Accept::Json => "JSON",
+            Accept::Text => "text",
+        })
+        .collect();
+    names.join(" or ")
+}
+
+fn stamped_now(mut value: Value) -> Value {
+    let Some(object) = value.as_object_mut() else {
+        return value;
+    };
+    let now = Time::from_nanos(clock::now_ns());
+    let stamp = json!({ "sec": now.sec, "nanosec": now.nanosec });
+    if let Some(header) = object.get_mut("header").and_then(Value::as_object_mut) {
+        header.entry("stamp").or_insert(stamp);
+    } else if !object.contains_key("header") && !object.contains_key("data") {
+        object.insert(
+            "header".to_owned(),
+            Value::Object(Map::from_iter([("stamp".to_owned(), stamp)])),
+        );
+    }
+    value
+}
+
+/// Whether a stamp can be believed. A stamp that repeats means a frozen sensor on a periodic topic; one that goes back is believed
+/// again from there on, so that a clock that was set back does not silence a topic for ever.
+fn check_stamp(
+    stamp_ns: i64,
+    now_ns: i64,
+    last_ns: Option<i64>,
+    periodic: bool,
+) -> Result<(), String> {
+    if stamp_ns <= 0 {
+        return Err("expected a stamp, found zero or a negative time".to_owned());
+    }
+    let ahead_ns = stamp_ns.saturating_sub(now_ns);
+    if ahead_ns > clock::FUTURE_TOLERANCE.as_nanos() as i64 {
+        return Err(format!(
+            "expected a stamp at most {} ms ahead, found {} ms",
+            clock::FUTURE_TOLERANCE.as_millis(),
+            ahead_ns / 1_000_000
+        ));
+    }
+    if periodic && last_ns == Some(stamp_ns) {
+        return Err("expected a new stamp, found the last one again: the sensor is frozen or the message was replayed".to_owned());
+    }
+    Ok(())
+}
+
+impl Queue {
+    fn push(&self, arrival: Arrival, latest: bool) {
+        let mut waiting = self.lock();
+        if waiting.len() == self.depth {
+            waiting.pop_front();
+            self.ledger.settle(if latest {
+                Outcome::Superseded
+            } else {
+                Outcome::Lost
+            });
+        }
+        waiting.push_back((arrival, Instant::now()));
+    }
+
+    fn pop(&self) -> Option<(Arrival, Instant)> {
+        self.lock().pop_front()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<(Arrival, Instant)>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One typed output of a node, with its JSON mirror for people: `<key>/@json`, published only while somebody listens, and the last
+/// value answered to a `get`.
+pub struct Output<M> {
+    publisher: RawPublisher,
+    mirror: RawPublisher,
+    last: Arc<Mutex<Option<Vec<u8>>>>,
+    _answering: crate::bus::Answering,
+    _type: PhantomData<fn(M)>,
+}
+
+impl<M: Message> Output<M> {
+    /// Declares the publisher, its mirror and the answer to `get`.
+    ///
+    /// # Errors
+    /// [`BusError::Topic`] when the topic is no valid key.
+    pub async fn open(bus: &Bus, topic: &str, qos: Qos) -> Result<Self, BusError> {
+        let publisher = bus.raw_publisher(topic, qos).await?;
+        let mirror = bus
+            .raw_publisher(
+                &format!("{topic}/@json"),
+                Qos {
+                    priority: Priority::DataLow,
+                    ..Qos::STREAM
+                },
+            )
+            .await?;
+        let last: Arc<Mutex<Option<Vec<u8>>>> = Arc::default();
+        let answer = Arc::clone(&last);
+        let answering = bus
+            .answer(topic, move || {
+                let bytes = answer
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .clone()?;
+                Some((bytes, zenoh::bytes::Encoding::ZENOH_BYTES))
+            })
+            .await?;
+        Ok(Output {
+            publisher,
+            mirror,
+            last,
+            _answering: answering,
+            _type: PhantomData,
+        })
+    }
+
+    /// Publishes one message.
+    ///
+    /// # Errors
+    /// [`BusError::Put`] when it cannot be encoded or the session is gone.
+    pub async fn put(&self, message: &M) -> Result<(), BusError> {
+        let bytes = message.encode().map_err(|error| BusError::Put {
+            key: self.publisher.key().to_owned(),
+            reason: error.to_string(),
+        })?;
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(bytes.clone());
+        self.publisher.put(bytes).await?;
+        if self.mirror.has_listeners().await {
+            self.mirror
+                .put_as(
+                    message.to_json().to_string().into_bytes(),
+                    zenoh::bytes::Encoding::APPLICATION_JSON,
+                )
+                .await?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: i64 = 1_000_000_000;
+
+    #[test]
+    fn stamps_are_believed_only_when_they_can_be_true() {
+        let now = 100 * SECOND;
+        for (stamp, last, periodic, good, why) in [
+            (now - SECOND, None, true, true, "an ordinary stamp"),
+            (0, None, true, false, "zero"),
+            (-5, None, true, false, "negative"),
+            (now + SECOND, None, true, false, "a second ahead"),
+            (
+                now + 40_000_000,
+                None,
+                true,
+                true,
+                "within the tolerance of two clocks",
+            ),
+            (
+                now - SECOND,
+                Some(now - SECOND),
+                true,
+                false,
+                "a frozen camera",
+            ),
+            (
+                now - SECOND,
+                Some(now - SECOND),
+                false,
+                true,
+                "events may share a stamp",
+            ),
+            (
+                now - 2 * SECOND,
+                Some(now - SECOND),
+                true,
+                true,
+                "a clock that was set back is believed again",
+            ),
+            (i64::MAX, Some(i64::MIN), true, false, "no overflow"),
+        ] {
+            assert_eq!(
+                check_stamp(stamp, now, last, periodic).is_ok(),
+                good,
+                "{why}"
+            );
+        }
+    }
+
+    #[test]
+    fn json_from_people_is_stamped_but_theirs_is_kept() {
+        let own =
+            stamped_now(json!({ "header": { "stamp": { "sec": 5, "nanosec": 0 } }, "intent": 1 }));
+        assert_eq!(own["header"]["stamp"]["sec"], 5);
+        let without = stamped_now(json!({ "intent": 1 }));
+        assert!(without["header"]["stamp"]["sec"].as_i64().unwrap() > 1_000_000_000);
+        assert!(
+            stamped_now(json!({ "data": "hello" }))
+                .get("header")
+                .is_none(),
+            "std_msgs/String has no header"
+        );
+    }
+
+    #[test]
+    fn a_full_queue_says_what_it_dropped() {
+        let arrival = || Arrival {
+            key: "k".into(),
+            payload: vec![0u8].into(),
+            encoding: "zenoh/bytes".into(),
+            received: std::time::SystemTime::now(),
+            sent: None,
+            publisher: None,
+        };
+        for (latest, depth) in [(true, 1), (false, 3)] {
+            let queue = Queue {
+                waiting: Mutex::default(),
+                depth,
+                woken: AtomicBool::new(false),
+                ledger: Arc::default(),
+            };
+            for _ in 0..5 {
+                queue.ledger.arrive();
+                queue.push(arrival(), latest);
+            }
+            let count = queue.ledger.count();
+            assert_eq!(
+                if latest { count.superseded } else { count.lost },
+                5 - depth as u64
+            );
+            assert_eq!(count.waiting(), depth as u64);
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! The perception-summary node as an actor.
+//!
+//! It makes a summary every period, with a sentence for which the language model has time. When something appears that cannot wait (a
+//! light changes, somebody vulnerable comes into the way, the sensors go blind) it publishes at once with the template's sentence.
+
+use std::{sync::Arc, time::Duration, time::Instant};
+
+use llmasos_engine::text::CancelToken;
+use llmasos_msgs::{
+    autoware_perception_msgs::TrafficLightGroupArray,
+    llmasos_msgs::{PerceptionSummary, SceneObject},
+    nav_msgs::Odometry,
+};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+
+use super::{
+    Seen, Sentence, Sources, SummaryModels, SummaryOptions,
+    camera::Tracker,
+    describe, message as summary_of,
+    scene::Scene,
+    sentence::template,
+    sighting::{Ego, ObjectList, Sighting},
+};
+use crate::{
+    bus::{Bus, Qos},
+    clock,
+    contract::TopicContract,
+    frame::Frame,
+    health::{NodeHealth, NodeState},
+    model::AskError,
+    port::{FromBus, Output, Port, Taken},
+    workers::Boxes,
+};
+
+/// How often the node looks at what is new.
+const LOOK_PERIOD: Duration = Duration::from_millis(50);
+
+/// The behaviour.
+pub struct SummaryNode {
+    /// Session it lives on.
+    pub bus: Bus,
+    /// Its record.
+    pub health: NodeHealth,
+    /// Camera, if any.
+    pub image: Option<TopicContract>,
+    /// Object list, if any.
+    pub objects: Option<TopicContract>,
+    /// Traffic lights, if any.
+    pub lights: Option<TopicContract>,
+    /// Odometry, if any.
+    pub ego: Option<TopicContract>,
+    /// Topic of the summaries.
+    pub summary: String,
+    /// How summaries are made.
+    pub options: Arc<SummaryOptions>,
+    /// Whom it asks.
+    pub models: SummaryModels,
+}
+
+/// What the node is told.
+pub enum SummaryMessage {
+    /// Something waits at a port.
+    Arrived,
+    /// The detector answered about the frame with this stamp.
+    Detected(i64, Result<Boxes, AskError>),
+    /// The sentence about this scene is there.
+    Said(Scene, Option<i64>, Option<Sentence>),
+    /// Time to look and to show that it lives.
+    Look,
+}
+
+/// What changes.
+pub struct SummaryState {
+    image: Option<Input<Frame, Vec<Sighting>>>,
+    objects: Option<Input<ObjectList, ObjectList>>,
+    lights: Option<Input<TrafficLightGroupArray, TrafficLightGroupArray>>,
+    ego: Option<Input<Odometry, Ego>>,
+    output: Output<PerceptionSummary>,
+    tracker: Tracker,
+    detecting: bool,
+    saying: Option<CancelToken>,
+    last_asked: Option<Instant>,
+    last_alert: Alert,
+}
+
+/// One input: its port and what was last taken from it.
+struct Input<M, T> {
+    port: Port<M>,
+    last: Option<Seen<T>>,
+}
+
+/// What must not wait for a sentence.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Alert {
+    light: u8,
+    sensor_state: u8,
+    vulnerable_in_the_way: bool,
+}
+
+impl Actor for SummaryNode {
+    type Msg = SummaryMessage;
+    type State = SummaryState;
+    type Arguments = ();
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        _arguments: (),
+    ) -> Result<Self::State, ActorProcessingErr> {
+        self.health.set(NodeState::Loading, "");
+        let state = SummaryState {
+            image: self.input(&self.image, "image", &myself).await?,
+            objects: self.input(&self.objects, "objects", &myself).await?,
+            lights: self.input(&self.lights, "traffic_lights", &myself).await?,
+            ego: self.input(&self.ego, "ego", &myself).await?,
+            output: Output::open(&self.bus, &self.summary, Qos::STREAM).await?,
+            tracker: Tracker::default(),
+            detecting: false,
+            saying: None,
+            last_asked: None,
+            last_alert: Alert::default(),
+        };
+        myself.send_interval(LOOK_PERIOD, || SummaryMessage::Look);
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        message: Self::Msg,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            SummaryMessage::Arrived => self.take(&myself, state),
+            SummaryMessage::Detected(stamp_ns, outcome) => {
+                state.detecting = false;
+                self.detected(state, stamp_ns, outcome);
+                // A frame may have come in meanwhile.
+                self.take(&myself, state);
+            }
+            SummaryMessage::Said(scene, stamp_ns, sentence) => {
+                state.saying = None;
+                if let Some(sentence) = sentence {
+                    state
+                        .output
+                        .put(&summary_of(&scene, sentence, stamp_ns))
+                        .await?;
+                }
+            }
+            SummaryMessage::Look => {
+                self.beat();
+                self.look(&myself, state).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn post_stop(
+        &self,
+        _myself: ActorRef<Self::Msg>,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        if let Some(cancel) = state.saying.take() {
+            cancel.cancel("the node stops");
+        }
+        Ok(())
+    }
+}
+
+impl SummaryNode {
+    async fn input<M: FromBus, T>(
+        &self,
+        contract: &Option<TopicContract>,
+        port: &str,
+        myself: &ActorRef<SummaryMessage>,
+    ) -> Result<Option<Input<M, T>>, ActorProcessingErr> {
+        let Some(contract) = contract else {
+            return Ok(None);
+        };
+        let to = myself.clone();
+        let wake = move || {
+            let _ = to.cast(SummaryMessage::Arrived);
+        };
+        Ok(Some(Input {
+            port: Port::open(&self.bus, contract, port, &self.health, wake).await?,
+            last: None,
+        }))
+    }
+
+    fn take(&self, myself: &ActorRef<SummaryMessage>, state: &mut SummaryState) {
+        take_all(&mut state.objects, |list| list);
+        take_all(&mut state.lights, |lights| lights);
+        take_all(&mut state.ego, |odometry| Ego::of(&odometry));
+        let (Some(image), Some(detector)) = (&mut state.image, &self.models.detector) else {
+            return;
+        };
+        // A frame that comes while the last one is being looked at waits in its port, where a newer one replaces it.
+        if state.detecting {
+            return;
+        }
+        let Some(Taken {
+            message: frame,
+            stamp_ns,
+            ..
+        }) = image.port.take()
+        else {
+            return;
+        };
+        state.detecting = true;
+        let (to, detector, priority) = (myself.clone(), detector.clone(), self.options.priority);
+        let deadline = Instant::now() + self.options.budget.response;
+        tokio::spawn(async move {
+            let outcome = detector
+                .ask(Arc::new(frame), priority, deadline, CancelToken::new())
+                .await;
+            let _ = to.cast(SummaryMessage::Detected(stamp_ns, outcome));
+        });
+    }
+
+    fn detected(&self, state: &mut SummaryState, stamp_ns: i64, outcome: Result<Boxes, AskError>) {
+        let Some(image) = &mut state.image else {
+            return;
+        };
+        match outcome {
+            Ok(boxes) => {
+                let sightings = state.tracker.sightings(
+                    &boxes.detections.items,
+                    boxes.width,
+                    &self.options.camera,
+                    Instant::now(),
+                );
+                image.last = Some(Seen {
+                    stamp_ns,
+                    value: sightings,
+                });
+            }
+            Err(error) => self
+                .health
+                .refuse(&image.port.contract().topic, &error.to_string()),
+        }
+    }
+
+    async fn look(
+        &self,
+        myself: &ActorRef<SummaryMessage>,
+        state: &mut SummaryState,
+    ) -> Result<(), ActorProcessingErr> {
+        let (scene, stamp_ns) = sources(state).scene();
+        let alert = alert(&scene);
+        if alert != state.last_alert {
+            state.last_alert = alert;
+            let sentence = Sentence {
+                text: template(&scene),
+                source: PerceptionSummary::TEMPLATE,
+            };
+            state
+                .output
+                .put(&summary_of(&scene, sentence, stamp_ns))
+                .await?;
+        }
+        let due = state
+            .last_asked
+            .is_none_or(|last| last.elapsed() >= self.options.period);
+        if !due || state.saying.is_some() {
+            return Ok(());
+        }
+        state.last_asked = Some(Instant::now());
+        let cancel = CancelToken::new();
+        state.saying = Some(cancel.clone());
+        let (to, models, options) = (
+            myself.clone(),
+            self.models.clone(),
+            Arc::clone(&self.options),
+        );
+        tokio::spawn(async move {
+            let sentence = describe(&scene, &models, &options, cancel).await;
+            let _ = to.cast(SummaryMessage::Said(scene, stamp_ns, sentence));
+        });
+        Ok(())
+    }
+
+    fn beat(&self) {
+        self.health.beat();
+        let waits = |ready: Option<bool>, what: &str| {
+            (ready == Some(false)).then(|| format!("waits for {what}"))
+        };
+        let detector = waits(
+            self.models.detector.as_ref().map(|model| model.is_ready()),
+            "the detector",
+        );
+        let language = waits(
+            self.models.language.as_ref().map(|model| model.is_ready()),
+            "the language model",
+        );
+        match detector.or(language) {
+            Some(detail) => self.health.set(NodeState::Loading, detail),
+            None => self.health.set(NodeState::Ready, ""),
+        }
+    }
+}
+
+fn take_all<M: FromBus, T>(input: &mut Option<Input<M, T>>, convert: impl Fn(M) -> T) {
+    let Some(input) = input else { return };
+    while let Some(taken) = input.port.take() {
+        input.last = Some(Seen {
+            stamp_ns: taken.stamp_ns,
+            value: convert(taken.message),
+        });
+    }
+}
+
+fn fresh<M: FromBus, T: Clone>(input: &Option<Input<M, T>>) -> Option<Option<Seen<T>>> {
+    let input = input.as_ref()?;
+    let limit = input.port.contract().max_age;
+    let young = |stamp_ns: i64| {
+        limit.is_none_or(|limit| {
+            clock::age(stamp_ns, clock::now_ns()).is_none_or(|age| age <= limit)
+        })
+    };
+    Some(
+        input
+            .last
+            .as_ref()
+            .filter(|seen| young(seen.stamp_ns))
+            .cloned(),
+    )
+}
+
+fn sources(state: &SummaryState) -> Sources {
+    Sources {
+        objects: fresh(&state.objects),
+        camera: fresh(&state.image),
+        lights: fresh(&state.lights),
+        ego: fresh(&state.ego),
+    }
+}
+
+fn alert(scene: &Scene) -> Alert {
+    Alert {
+        light: scene.traffic_light,
+        sensor_state: scene.sensor_state,
+        vulnerable_in_the_way: scene.objects.iter().any(|object| {
+            object.vulnerable && matches!(object.zone, SceneObject::AHEAD | SceneObject::CROSSING)
+        }),
+    }
+}
