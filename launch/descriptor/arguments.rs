@@ -83,11 +83,7 @@ pub fn resolve(
     scope.substitute(root);
     scope.conditions(root);
     if let (Some(namespace), Value::Map(entries)) = (&overrides.namespace, &mut root.value) {
-        let at = At {
-            line: 0,
-            column: 0,
-            ..root.at
-        };
+        let at = outside(root.at);
         entries.retain(|e| e.key != "namespace");
         let node = Node::new(at, Value::Text(namespace.clone()));
         entries.push(Entry {
@@ -109,77 +105,68 @@ impl Scope<'_> {
     fn declare(&mut self, declared: Option<&Entry>, overrides: &Overrides) {
         let entries = declared.map_or(&[][..], |d| d.node.entries());
         for entry in entries {
-            let kind = entry
-                .node
-                .get("type")
-                .and_then(Node::text)
-                .unwrap_or("string");
             let given = overrides
                 .arguments
                 .iter()
                 .rev()
-                .find(|(n, _)| *n == entry.key);
-            let mut node = match (given, entry.node.get("default")) {
-                (Some((_, text)), _) => {
-                    let value = if kind == "string" {
-                        Value::Text(text.clone())
-                    } else {
-                        plain(text)
-                    };
-                    Node::new(
-                        At {
-                            line: 0,
-                            column: 0,
-                            ..entry.key_at
-                        },
-                        value,
-                    )
-                }
-                (None, Some(default)) => default.clone(),
-                (None, None) => {
-                    let (name, at) = (shorten(&entry.key), entry.key_at);
-                    self.findings.error_with(
-                        at,
-                        format!("argument \"{name}\" has no value"),
-                        format!("give it with {name}:=VALUE"),
-                    );
-                    continue;
-                }
-            };
-            self.substitute_environment_only(&mut node);
-            let Some(shape) = argument_shape(kind) else {
-                self.findings.unknown(
-                    entry.key_at,
-                    "argument type",
-                    kind,
-                    ARG_TYPES.iter().copied(),
-                );
-                continue;
-            };
-            let mut found = Findings::default();
-            validate(&node, shape, &mut found);
-            for finding in found.iter() {
-                let message = format!("argument \"{}\": {}", shorten(&entry.key), finding.message);
-                self.findings.error(finding.at, message);
+                .find(|(name, _)| *name == entry.key);
+            if let Some(value) = self.value(entry, given.map(|(_, text)| text.as_str())) {
+                self.values.insert(entry.key.clone(), value);
             }
-            self.choices(entry, &node);
-            self.values.insert(entry.key.clone(), node.value);
         }
         for (name, _) in &overrides.arguments {
             if !entries.iter().any(|e| e.key == *name) {
-                let at = declared.map(|d| d.key_at).unwrap_or_default();
-                self.findings.unknown(
-                    At {
-                        line: 0,
-                        column: 0,
-                        ..at
-                    },
-                    "argument",
-                    name,
-                    entries.iter().map(|e| e.key.as_str()),
-                );
+                let at = outside(declared.map(|d| d.key_at).unwrap_or_default());
+                self.findings
+                    .unknown(at, "argument", name, entries.iter().map(|e| e.key.as_str()));
             }
         }
+    }
+
+    /// The value of one declared argument, held against its type and choices; `None` after a finding that leaves it without one.
+    fn value(&mut self, entry: &Entry, given: Option<&str>) -> Option<Value> {
+        let name = shorten(&entry.key);
+        let kind = entry
+            .node
+            .get("type")
+            .and_then(Node::text)
+            .unwrap_or("string");
+        let mut node = match (given, entry.node.get("default")) {
+            (Some(text), _) if kind == "string" => {
+                Node::new(outside(entry.key_at), Value::Text(text.to_owned()))
+            }
+            (Some(text), _) => Node::new(outside(entry.key_at), plain(text)),
+            (None, Some(default)) => default.clone(),
+            (None, None) => {
+                let message = format!("argument \"{name}\" has no value");
+                self.findings.error_with(
+                    entry.key_at,
+                    message,
+                    format!("give it with {name}:=VALUE"),
+                );
+                return None;
+            }
+        };
+        self.substitute_environment_only(&mut node);
+        let Some(shape) = argument_shape(kind) else {
+            self.findings.unknown(
+                entry.key_at,
+                "argument type",
+                kind,
+                ARG_TYPES.iter().copied(),
+            );
+            return None;
+        };
+        let mut found = Findings::default();
+        validate(&node, shape, &mut found);
+        for finding in found.iter() {
+            self.findings.error(
+                finding.at,
+                format!("argument \"{name}\": {}", finding.message),
+            );
+        }
+        self.choices(entry, &node);
+        Some(node.value)
     }
 
     /// `choices: [a, b]` closes the set of values.
@@ -323,6 +310,15 @@ impl Scope<'_> {
                 true
             }
         }
+    }
+}
+
+/// The place of what came from the command line: the file it is for, no line.
+fn outside(at: At) -> At {
+    At {
+        line: 0,
+        column: 0,
+        ..at
     }
 }
 

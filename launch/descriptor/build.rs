@@ -31,6 +31,14 @@ const THREADS: usize = 2;
 pub(super) fn build(root: &Node, files: Files, findings: &mut Findings) -> Option<Graph> {
     let fields = Fields::of(root, &ROOT);
     let fetch = fetch(&fields).unwrap_or(Fetch::IfAbsent);
+    let list = |key: &str| fields.get(key).map_or(&[][..], Node::items);
+    let sites = |key: &str| {
+        fields
+            .entries(key)
+            .iter()
+            .map(|e| (e.key.clone(), e.key_at))
+            .collect()
+    };
     let topics: Vec<TopicContract> = fields
         .entries("topics")
         .iter()
@@ -42,7 +50,7 @@ pub(super) fn build(root: &Node, files: Files, findings: &mut Findings) -> Optio
             .find(|t| t.topic == name)
             .map(|t| t.type_name.as_str())
     };
-    let expect = fields.get("expect").map_or(&[][..], Node::items);
+    let topic_type = |n: &Node| n.get("topic").and_then(Node::text).and_then(type_of);
     Some(Graph {
         name: fields.text("name")?,
         namespace: fields
@@ -67,33 +75,17 @@ pub(super) fn build(root: &Node, files: Files, findings: &mut Findings) -> Optio
             .get("gate")
             .and_then(|n| gate::read(n, &topics, findings)),
         supervise: supervise(&fields, findings),
-        sources: fields
-            .get("sources")
-            .map_or(&[][..], Node::items)
+        sources: list("sources")
             .iter()
             .filter_map(|n| source::read(n, &files, findings))
             .collect(),
-        expect: expect
+        expect: list("expect")
             .iter()
-            .filter_map(|n| {
-                expect::read(
-                    n,
-                    n.get("topic").and_then(Node::text).and_then(type_of),
-                    findings,
-                )
-            })
+            .filter_map(|n| expect::read(n, topic_type(n), findings))
             .collect(),
         duration: fields.duration("duration"),
-        topic_sites: fields
-            .entries("topics")
-            .iter()
-            .map(|e| (e.key.clone(), e.key_at))
-            .collect(),
-        supervise_sites: fields
-            .entries("supervise")
-            .iter()
-            .map(|e| (e.key.clone(), e.key_at))
-            .collect(),
+        topic_sites: sites("topics"),
+        supervise_sites: sites("supervise"),
         fetch,
         topics,
         files,

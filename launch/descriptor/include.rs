@@ -125,8 +125,24 @@ impl Reader<'_> {
             return Some(root);
         };
         chain.push(real);
+        let base = self.includes(path, &include.node, chain);
+        chain.pop();
+        let Some(mut base) = base else {
+            return Some(root);
+        };
+        overlay(&mut base, root);
+        if base.size() > MAX_NODES {
+            let message = format!("more than {MAX_NODES} values with what is included");
+            self.findings.error(include.key_at, message);
+            return None;
+        }
+        Some(base)
+    }
+
+    /// Reads what `include:` of the file at `path` names, each laid over the ones before.
+    fn includes(&mut self, path: &Path, include: &Node, chain: &mut Vec<PathBuf>) -> Option<Node> {
         let mut base: Option<Node> = None;
-        for item in include.node.items() {
+        for item in include.items() {
             match item.text() {
                 Some(name) if !name.contains("${") && !name.is_empty() => {
                     let path = path.parent().unwrap_or(Path::new("")).join(name);
@@ -147,19 +163,7 @@ impl Reader<'_> {
                 ),
             }
         }
-        chain.pop();
-        let Some(mut base) = base else {
-            return Some(root);
-        };
-        overlay(&mut base, root);
-        if base.size() > MAX_NODES {
-            self.findings.error(
-                include.key_at,
-                format!("more than {MAX_NODES} values with what is included"),
-            );
-            return None;
-        }
-        Some(base)
+        base
     }
 
     /// Registers a file; its place is line 0 of it.

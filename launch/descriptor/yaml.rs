@@ -536,12 +536,7 @@ mod tests {
         let mut text = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
         for i in 1..10 {
             let previous = format!("*a{}", i - 1);
-            writeln!(
-                text,
-                "a{i}: &a{i} [{}]",
-                vec![previous.as_str(); 10].join(", ")
-            )
-            .unwrap();
+            writeln!(text, "a{i}: &a{i} [{}]", [previous.as_str(); 10].join(", ")).unwrap();
         }
         assert!(complaints(&text)[0].contains("more than 20000 values"));
     }
