@@ -25,10 +25,13 @@ pub mod autoware;
 pub mod convert;
 pub mod decide;
 pub mod fact;
+pub mod node;
 pub mod policy;
+pub mod process;
 pub mod refusal;
 pub mod rule;
 pub mod state;
+pub mod watchdog;
 
 mod charge;
 mod scene;

@@ -1,6 +1,7 @@
 //! Why an arriving message is not believed, and how often that happened: one counter per input and reason.
 //!
-//! A refusal is a value, not a log line: the actor counts it, answers state queries with the counters, and logs the first of a series.
+//! A refusal is a value, not a log line: the actor counts it, answers state queries with the counters, and reports the first of a series.
+//! What never becomes a message (a form the topic does not accept, bytes that do not decode) is refused and counted by the port.
 
 /// The gate's inputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -56,67 +57,59 @@ impl Input {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[repr(u8)]
 pub enum Refusal {
-    /// The bytes are not the message.
-    #[error("the payload could not be decoded")]
-    Undecodable = 0,
-    /// CDR was expected.
-    #[error("the payload is not in a form this topic accepts")]
-    WrongForm = 1,
     /// No stamp.
     #[error("the stamp is zero")]
-    StampZero = 2,
+    StampZero = 0,
     /// Beyond the tolerance for two clocks.
     #[error("the stamp is more than 50 ms in the future")]
-    StampInFuture = 3,
+    StampInFuture = 1,
     /// Older than what was already accepted.
     #[error("the stamp is earlier than that of the message before")]
-    StampBackwards = 4,
+    StampBackwards = 2,
     /// Repeated stamp: a sensor that stands still is not fresh.
     #[error("the stamp stands still")]
-    StampStandingStill = 5,
+    StampStandingStill = 3,
     /// Too old on arrival.
     #[error("the stamp is older than the input's limit")]
-    TooOld = 6,
+    TooOld = 4,
     /// May no longer act.
     #[error("the message's own lifespan is over")]
-    LifespanOver = 7,
+    LifespanOver = 5,
     /// A message without id cannot be answered or traced.
     #[error("the id is zero")]
-    IdMissing = 8,
+    IdMissing = 6,
     /// A repetition.
     #[error("a message with this id was already taken")]
-    Duplicate = 9,
+    Duplicate = 7,
     /// Somebody else owns the input.
     #[error("another publisher owns this input")]
-    WrongPublisher = 10,
+    WrongPublisher = 8,
     /// The publisher does not say who it is.
     #[error("the publisher is not identified")]
-    PublisherUnknown = 11,
+    PublisherUnknown = 9,
     /// NaN or infinity where a number is needed.
     #[error("a number is not finite")]
-    NotFinite = 12,
+    NotFinite = 10,
     /// A number that cannot be.
     #[error("a number is out of range")]
-    OutOfRange = 13,
+    OutOfRange = 11,
     /// An enum value of another version.
     #[error("an enum has a value this version does not know")]
-    UnknownEnum = 14,
+    UnknownEnum = 12,
     /// Times that contradict each other.
     #[error("the message's own times contradict each other")]
-    Inconsistent = 15,
+    Inconsistent = 13,
     /// Built on nothing.
     #[error("the advice names neither a command nor a summary")]
-    Untraceable = 16,
+    Untraceable = 14,
 }
 
 impl Refusal {
     /// How many reasons there are.
-    pub const COUNT: usize = 17;
+    pub const COUNT: usize = 15;
 
     /// All reasons, at their index.
     pub const ALL: [Refusal; Refusal::COUNT] = [
-        Refusal::Undecodable,
-        Refusal::WrongForm,
         Refusal::StampZero,
         Refusal::StampInFuture,
         Refusal::StampBackwards,
@@ -138,8 +131,6 @@ impl Refusal {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Refusal::Undecodable => "undecodable",
-            Refusal::WrongForm => "wrong_form",
             Refusal::StampZero => "stamp_zero",
             Refusal::StampInFuture => "stamp_in_future",
             Refusal::StampBackwards => "stamp_backwards",
@@ -172,6 +163,16 @@ impl Counters {
     #[must_use]
     pub fn accepted(&self, input: Input) -> u64 {
         self.accepted[input as usize]
+    }
+
+    /// The counters that are not zero, as input, reason, count.
+    pub fn refusals(&self) -> impl Iterator<Item = (Input, Refusal, u64)> + '_ {
+        let every = Input::ALL
+            .into_iter()
+            .flat_map(|input| Refusal::ALL.into_iter().map(move |reason| (input, reason)));
+        every
+            .map(|(input, reason)| (input, reason, self.refused(input, reason)))
+            .filter(|(_, _, count)| *count > 0)
     }
 
     /// Messages of this input that were refused for this reason.
