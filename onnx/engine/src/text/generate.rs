@@ -137,7 +137,7 @@ impl<'m> Generation<'m> {
     /// The first error of the iterator, if it has not been returned yet: then the answer is what came before it, with
     /// [`FinishReason::Failed`].
     pub fn finish(mut self) -> Result<Finished> {
-        while let Some(piece) = self.next() {
+        for piece in self.by_ref() {
             piece?;
         }
         Ok(self.tally)

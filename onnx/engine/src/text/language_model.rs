@@ -18,7 +18,7 @@ const FAMILY: &str = "llama";
 const GRAPH: &str = "model.onnx";
 const TOKENIZER: &str = "tokenizer.json";
 const TEMPLATE: &str = "chat_template.jinja";
-/// Single tokens decoded by a warm-up: the first are slower, and the rate should not start from them.
+/// Single tokens that a warm-up measures.
 const WARM_UP_STEPS: usize = 6;
 
 /// How a model is loaded.
@@ -179,10 +179,12 @@ impl LanguageModel {
         self.decoder.forget_termination()?;
         let token = self.config.bos.unwrap_or(self.config.eos[0]);
         let prompt = vec![token; PREFILL_CHUNK.min(self.decoder.context() - 1)];
-        for _ in 0..2 {
-            self.decoder.rewind(0);
-            self.timed(&prompt)?;
-        }
+        // The first run of each kind pays for memory that the later ones find: it is not measured.
+        self.decoder.rewind(0);
+        self.decoder.append(&prompt[..prompt.len().min(2)])?;
+        self.decoder.append(&[token])?;
+        self.decoder.rewind(0);
+        self.timed(&prompt)?;
         let room = self.decoder.context() - prompt.len();
         for _ in 0..WARM_UP_STEPS.min(room) {
             self.timed(&[token])?;

@@ -86,9 +86,18 @@ mod tests {
         (out, stopped)
     }
 
+    /// Why, stops, pieces, what each piece and the end release, and whether a stop ended it.
+    type Case = (
+        &'static str,
+        &'static [&'static str],
+        &'static [&'static [u8]],
+        &'static [&'static str],
+        bool,
+    );
+
     #[test]
     fn text_is_released_as_soon_as_it_is_certain() {
-        let cases: [(&str, &[&str], &[&[u8]], &[&str], bool); 8] = [
+        let cases: [Case; 8] = [
             ("no stops", &[], &[b"ab", b"c"], &["ab", "c", ""], false),
             (
                 "a character of two tokens",
