@@ -308,3 +308,96 @@ fn names(sources: &BTreeMap<String, PathBuf>) -> String {
         .collect::<Vec<_>>()
         .join(", ")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ops::ControlFlow;
+
+    use super::*;
+
+    fn about() -> Provenance {
+        Provenance {
+            name: "m".into(),
+            license: "MIT".into(),
+            sources: vec![],
+        }
+    }
+
+    fn run(
+        recipe: &str,
+        sources: &[(&str, &Path)],
+        out: &Path,
+    ) -> Result<ModelFolderSummary, ForgeError> {
+        let recipe: Recipe = serde_json::from_str(recipe).unwrap();
+        let sources = sources
+            .iter()
+            .map(|(name, path)| (name.to_string(), path.to_path_buf()))
+            .collect();
+        build(&recipe, &sources, out, &about(), &mut |_| {
+            ControlFlow::Continue(())
+        })
+    }
+
+    const COPY: &str = r#"{"kind":"copy","role":"voice-activity","family":"silero-vad","files":{"in.onnx":"model.onnx"}}"#;
+
+    #[test]
+    fn copies_files_under_their_new_names() {
+        let root = tempfile::tempdir().unwrap();
+        let source = root.path().join("source");
+        std::fs::write(&source, b"weights").unwrap();
+        let summary = run(COPY, &[("in.onnx", &source)], &root.path().join("m")).unwrap();
+        assert_eq!((summary.family.as_str(), summary.bytes), ("silero-vad", 7));
+        assert_eq!(
+            std::fs::read(root.path().join("m/model.onnx")).unwrap(),
+            b"weights"
+        );
+    }
+
+    #[test]
+    fn unknown_fields_are_errors() {
+        let cases = [
+            r#"{"kind":"tensorflow-ssd","scale":2}"#,
+            r#"{"kind":"gguf-llama","weights":"int4","accuracy_level":4,"head":"int8","extra":1}"#,
+            r#"{"kind":"gguf-llama","weights":"int3","accuracy_level":4,"head":"int8"}"#,
+            r#"{"kind":"run","command":"sh"}"#,
+        ];
+        for case in cases {
+            assert!(serde_json::from_str::<Recipe>(case).is_err(), "{case}");
+        }
+    }
+
+    #[test]
+    fn recipes_that_cannot_be_built_leave_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let out = root.path().join("m");
+        let escape = COPY.replace("model.onnx", "../model.onnx");
+        let manifest = COPY.replace("model.onnx", "llmasos.json");
+        let llama = |level: u8| {
+            format!(
+                r#"{{"kind":"gguf-llama","weights":"int4","accuracy_level":{level},"head":"int8"}}"#
+            )
+        };
+        let absent = root.path().join("absent");
+        let cases: [(&str, &[(&str, &Path)], &str); 6] = [
+            (COPY, &[], "needs a source named in.onnx, found no sources"),
+            (&escape, &[("in.onnx", &absent)], "files is ../model.onnx"),
+            (&manifest, &[("in.onnx", &absent)], "files is llmasos.json"),
+            (
+                &llama(2),
+                &[("a", &absent)],
+                "accuracy_level is 2, expected 0, 1 or 4",
+            ),
+            (
+                &llama(4),
+                &[("a", &absent), ("b", &absent)],
+                "exactly one source, found a, b",
+            ),
+            (&llama(4), &[("a", &absent)], "cannot open"),
+        ];
+        for (recipe, sources, expected) in cases {
+            let message = run(recipe, sources, &out).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+        }
+        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
+    }
+}

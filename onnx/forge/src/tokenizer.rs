@@ -303,3 +303,86 @@ impl Serialize for Pairs<'_> {
         seq.end()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vocabulary<'a>(tokens: &[&'a str], types: &[i64], is_qwen2: bool) -> Vocabulary<'a> {
+        Vocabulary {
+            tokens: tokens.to_vec(),
+            types: types.to_vec(),
+            merges: vec![("a", "b")],
+            is_qwen2,
+            bos: 0,
+            eos: vec![0],
+        }
+    }
+
+    #[test]
+    fn writes_the_tokenizers_format() {
+        let json: Value = serde_json::from_slice(
+            &vocabulary(
+                &["<s>", "a", "b", "ab", "\"\n", "<tool>"],
+                &[3, 1, 1, 1, 1, 4],
+                false,
+            )
+            .to_json(),
+        )
+        .unwrap();
+        assert_eq!(
+            json["model"]["vocab"],
+            json!({"<s>": 0, "a": 1, "b": 2, "ab": 3, "\"\n": 4, "<tool>": 5})
+        );
+        assert_eq!(json["model"]["merges"], json!([["a", "b"]]));
+        let added: Vec<_> = json["added_tokens"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|token| (&token["content"], &token["special"]))
+            .collect();
+        assert_eq!(
+            added,
+            [
+                (&json!("<s>"), &json!(true)),
+                (&json!("<tool>"), &json!(false))
+            ],
+            "control tokens vanish in text, added ones do not"
+        );
+        assert_eq!(
+            json["pre_tokenizer"]["pretokenizers"][0],
+            json!({"type": "Digits", "individual_digits": true})
+        );
+        assert_eq!(json["normalizer"], Value::Null);
+    }
+
+    #[test]
+    fn qwen2_splits_by_its_own_pattern() {
+        let json: Value =
+            serde_json::from_slice(&vocabulary(&["a"], &[1], true).to_json()).unwrap();
+        assert_eq!(json["normalizer"]["type"], "NFC");
+        let [split, bytes] = &json["pre_tokenizer"]["pretokenizers"].as_array().unwrap()[..] else {
+            panic!("two steps")
+        };
+        assert_eq!(
+            (&split["pattern"]["Regex"], &bytes["use_regex"]),
+            (&json!(QWEN2_PATTERN), &json!(false))
+        );
+    }
+
+    #[test]
+    fn merges_must_join_tokens() {
+        let known = BTreeSet::from(["a", "b", "ab"]);
+        assert_eq!(merges(&["a b"], &known), Ok(vec![("a", "b")]));
+        for bad in ["ab", "a c", "b a", ""] {
+            assert_eq!(
+                merges(&["a b", bad], &known),
+                Err(TokenizerError::Merge {
+                    index: 1,
+                    merge: bad.into()
+                }),
+                "{bad:?}"
+            );
+        }
+    }
+}

@@ -15,6 +15,8 @@
 mod blocks;
 mod cursor;
 #[cfg(test)]
+pub(crate) mod sample;
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;

@@ -1,54 +1,8 @@
 //! Attacks on the GGUF reader: each way a file can lie has its own name, and no change of any byte makes it panic.
 
+use super::sample::{Sample, text};
 use super::*;
 use proptest::prelude::*;
-
-/// Writes small GGUF files the way published ones look.
-#[derive(Default)]
-struct Sample {
-    metadata: Vec<u8>,
-    metadata_count: u64,
-    tensors: Vec<u8>,
-    tensor_count: u64,
-}
-
-fn text(value: &str) -> Vec<u8> {
-    [&(value.len() as u64).to_le_bytes(), value.as_bytes()].concat()
-}
-
-impl Sample {
-    fn entry(mut self, key: &str, kind: u32, value: &[u8]) -> Sample {
-        self.metadata
-            .extend([&text(key), &kind.to_le_bytes()[..], value].concat());
-        self.metadata_count += 1;
-        self
-    }
-
-    fn tensor(mut self, name: &str, dims: &[u64], kind: u32, offset: u64) -> Sample {
-        self.tensors
-            .extend([text(name), (dims.len() as u32).to_le_bytes().to_vec()].concat());
-        self.tensors
-            .extend(dims.iter().flat_map(|size| size.to_le_bytes()));
-        self.tensors
-            .extend([&kind.to_le_bytes()[..], &offset.to_le_bytes()].concat());
-        self.tensor_count += 1;
-        self
-    }
-
-    fn bytes(&self, data_bytes: usize) -> Vec<u8> {
-        let mut bytes = [
-            &MAGIC[..],
-            &3_u32.to_le_bytes(),
-            &self.tensor_count.to_le_bytes(),
-            &self.metadata_count.to_le_bytes(),
-            &self.metadata,
-            &self.tensors,
-        ]
-        .concat();
-        bytes.resize(bytes.len().next_multiple_of(32) + data_bytes, 0);
-        bytes
-    }
-}
 
 fn sample() -> Sample {
     let words = [

@@ -17,14 +17,11 @@
 use std::collections::BTreeMap;
 
 use super::SsdError;
+use super::convolution::Convolution;
 use crate::error::ForgeError;
-use crate::graph::{GraphBuilder, Node, TensorSpec, float_bytes};
-use crate::proto::onnx::DataType;
+use crate::graph::{GraphBuilder, Node};
 use crate::proto::tensorflow::NodeDef;
 use crate::tensorflow::{Constant, GraphDef};
-
-/// Largest stride, dilation or kernel; the published ones are 1 to 3.
-const MAX_KERNEL: usize = 64;
 
 /// What a node stands for.
 #[derive(Debug, Clone)]
@@ -58,22 +55,6 @@ pub(super) struct Rows {
     pub(super) dims: Vec<usize>,
     /// Height and width of each map, in order.
     pub(super) maps: Vec<[usize; 2]>,
-}
-
-/// A convolution with what has been folded into it: out = conv(input, weights)·scale + bias.
-#[derive(Debug, Clone)]
-pub(super) struct Convolution<'a> {
-    input: String,
-    weights: Constant<'a>,
-    is_depthwise: bool,
-    scale: Vec<f32>,
-    bias: Vec<f32>,
-    strides: [usize; 2],
-    dilations: [usize; 2],
-    /// Top, left, bottom, right.
-    pads: [usize; 4],
-    /// Output channels, height, width.
-    shape: [usize; 3],
 }
 
 /// Walks the source graph and fills the ONNX graph.
@@ -190,8 +171,7 @@ impl<'a> Converter<'a> {
         match node.op.as_str() {
             "Const" => Ok(Value::Constant(node.constant()?)),
             "Identity" => self.input(node, 0),
-            "Conv2D" => self.convolution(node, false),
-            "DepthwiseConv2dNative" => self.convolution(node, true),
+            "Conv2D" | "DepthwiseConv2dNative" => self.convolution(node),
             "Rsqrt" => Ok(Value::Floats(
                 self.floats(node, 0)?
                     .iter()
@@ -222,70 +202,6 @@ impl<'a> Converter<'a> {
             "Squeeze" => self.squeeze(node),
             _ => Err(unsupported(node, "this operation is not converted").into()),
         }
-    }
-
-    /// Conv2D, or its form with one filter set per channel.
-    fn convolution(
-        &mut self,
-        node: &'a NodeDef,
-        is_depthwise: bool,
-    ) -> Result<Value<'a>, ForgeError> {
-        let input = self.planes_input(node, 0)?;
-        let Value::Constant(weights) = self.input(node, 1)? else {
-            return Err(unsupported(node, "weights must be a constant").into());
-        };
-        let [channels, height, width] = input.shape;
-        // [height, width, channels in, channels out, or filters per channel if depthwise]
-        let [kernel_height, kernel_width, channels_in, filters] = weights.dims[..] else {
-            return Err(unsupported(
-                node,
-                format!("weights of shape {:?}, expected four sizes", weights.dims),
-            )
-            .into());
-        };
-        let sizes = [kernel_height, kernel_width];
-        if channels_in != channels
-            || filters == 0
-            || sizes.iter().any(|size| !(1..=MAX_KERNEL).contains(size))
-        {
-            return Err(unsupported(
-                node,
-                format!("weights of shape {:?} on {channels} channels", weights.dims),
-            )
-            .into());
-        }
-        if node.text("data_format").unwrap_or("NHWC") != "NHWC" {
-            return Err(unsupported(node, "data format is not NHWC").into());
-        }
-        let strides = spatial(node, "strides")?;
-        let dilations = spatial(node, "dilations")?;
-        let padding = node.text("padding")?;
-        let ([top, bottom], out_height) = pad(
-            node,
-            padding,
-            height,
-            kernel_height,
-            strides[0],
-            dilations[0],
-        )?;
-        let ([left, right], out_width) =
-            pad(node, padding, width, kernel_width, strides[1], dilations[1])?;
-        let out_channels = if is_depthwise {
-            channels * filters
-        } else {
-            filters
-        };
-        Ok(Value::Convolution(Convolution {
-            input: input.value,
-            weights,
-            is_depthwise,
-            scale: vec![1.0; out_channels],
-            bias: vec![0.0; out_channels],
-            strides,
-            dilations,
-            pads: [top, left, bottom, right],
-            shape: [out_channels, out_height, out_width],
-        }))
     }
 
     /// a ∘ b of constants; a convolution with a constant, folded; or the sum of two maps.
@@ -348,6 +264,16 @@ impl<'a> Converter<'a> {
             )
             .into()),
         }
+    }
+
+    fn convolution(&mut self, node: &'a NodeDef) -> Result<Value<'a>, ForgeError> {
+        let planes = self.planes_input(node, 0)?;
+        let Value::Constant(weights) = self.input(node, 1)? else {
+            return Err(unsupported(node, "weights must be a constant").into());
+        };
+        Ok(Value::Convolution(Convolution::read(
+            node, planes, weights,
+        )?))
     }
 
     /// (x − mean)·γ/√(variance + ε) + β, folded.
@@ -596,7 +522,7 @@ impl<'a> Converter<'a> {
     ) -> Result<Planes, ForgeError> {
         match value {
             Value::Planes(planes) => Ok(planes),
-            Value::Convolution(convolution) => Ok(self.emit(name, convolution)),
+            Value::Convolution(convolution) => Ok(convolution.emit(name, &mut self.graph)),
             _ => Err(unsupported(reader, format!("{name} is no feature map")).into()),
         }
     }
@@ -604,88 +530,6 @@ impl<'a> Converter<'a> {
     fn planes(&mut self, node: &NodeDef, value: Value<'a>) -> Result<Planes, ForgeError> {
         self.named_planes(node, &node.name, value)
     }
-
-    /// Writes a convolution with everything that was folded into it.
-    fn emit(&mut self, name: &str, convolution: Convolution<'a>) -> Planes {
-        let Convolution {
-            input,
-            weights,
-            is_depthwise,
-            scale,
-            bias,
-            strides,
-            dilations,
-            pads,
-            shape,
-        } = convolution;
-        let [height, width, channels, filters] = [0, 1, 2, 3].map(|axis: usize| weights.dims[axis]);
-        let dims = if is_depthwise {
-            [channels * filters, 1, height, width]
-        } else {
-            [filters, channels, height, width]
-        };
-        let (weights_name, bias_name) = (format!("{name}.weights"), format!("{name}.bias"));
-        let spec = TensorSpec::new(
-            &weights_name,
-            DataType::Float,
-            &dims.map(|size| size as i64),
-        );
-        self.graph.payload(vec![spec], move || {
-            Ok(vec![float_bytes(&filters_first(
-                &weights,
-                is_depthwise,
-                &scale,
-            )?)])
-        });
-        self.graph.floats(&bias_name, &[bias.len() as i64], &bias);
-        let signed = |sizes: &[usize]| sizes.iter().map(|&size| size as i64).collect::<Vec<_>>();
-        let node = Node::new("Conv", &[&input, &weights_name, &bias_name], &[name])
-            .int("group", if is_depthwise { channels as i64 } else { 1 });
-        let node = node
-            .ints("kernel_shape", &signed(&[height, width]))
-            .ints("strides", &signed(&strides));
-        self.graph.node(
-            node.ints("dilations", &signed(&dilations))
-                .ints("pads", &signed(&pads)),
-        );
-        Planes {
-            value: name.to_string(),
-            shape,
-        }
-    }
-}
-
-/// [height, width, in, out] → [out, in, height, width], or [height, width, channels, filters] → [channels·filters, 1, height,
-/// width] if depthwise; each output channel times its scale.
-fn filters_first(
-    weights: &Constant<'_>,
-    is_depthwise: bool,
-    scale: &[f32],
-) -> Result<Vec<f32>, ForgeError> {
-    let values = weights.floats()?;
-    let [height, width, channels, filters] = [0, 1, 2, 3].map(|axis: usize| weights.dims[axis]);
-    let at = |pixel: usize, channel: usize, filter: usize| {
-        values[(pixel * channels + channel) * filters + filter]
-    };
-    let pixels = height * width;
-    let mut out = Vec::with_capacity(values.len());
-    if is_depthwise {
-        for (channel, filter) in
-            (0..channels).flat_map(|channel| (0..filters).map(move |filter| (channel, filter)))
-        {
-            out.extend(
-                (0..pixels)
-                    .map(|pixel| at(pixel, channel, filter) * scale[channel * filters + filter]),
-            );
-        }
-    } else {
-        for (filter, channel) in
-            (0..filters).flat_map(|filter| (0..channels).map(move |channel| (filter, channel)))
-        {
-            out.extend((0..pixels).map(|pixel| at(pixel, channel, filter) * scale[filter]));
-        }
-    }
-    Ok(out)
 }
 
 /// One value per channel: a single one holds for all.
@@ -701,49 +545,7 @@ fn spread(node: &NodeDef, values: &[f32], channels: usize) -> Result<Vec<f32>, F
     }
 }
 
-/// Height and width of an attribute [1, height, width, 1]; 1 and 1 if absent.
-fn spatial(node: &NodeDef, attribute: &'static str) -> Result<[usize; 2], ForgeError> {
-    let sizes: Option<[usize; 2]> = match *node.list(attribute)? {
-        [] => Some([1, 1]),
-        [1, height, width, 1] => usize::try_from(height)
-            .ok()
-            .zip(usize::try_from(width).ok())
-            .map(<[usize; 2]>::from),
-        _ => None,
-    };
-    match sizes.filter(|sizes| sizes.iter().all(|size| (1..=MAX_KERNEL).contains(size))) {
-        Some(sizes) => Ok(sizes),
-        None => Err(unsupported(node, format!("{attribute} {:?}", node.list(attribute)?)).into()),
-    }
-}
-
-/// Zeros before and after, and the output's size, along one axis. SAME puts the odd zero behind, which ONNX's own automatic
-/// padding also can, but only explicit numbers are the same in every runtime.
-fn pad(
-    node: &NodeDef,
-    padding: &str,
-    size: usize,
-    kernel: usize,
-    stride: usize,
-    dilation: usize,
-) -> Result<([usize; 2], usize), ForgeError> {
-    let reach = (kernel - 1) * dilation + 1;
-    match padding {
-        "SAME" => {
-            let out = size.div_ceil(stride);
-            let zeros = ((out.max(1) - 1) * stride + reach).saturating_sub(size);
-            Ok(([zeros / 2, zeros - zeros / 2], out))
-        }
-        "VALID" if reach <= size => Ok(([0, 0], (size - reach) / stride + 1)),
-        _ => Err(unsupported(
-            node,
-            format!("padding {padding} of {size} with a reach of {reach}"),
-        )
-        .into()),
-    }
-}
-
-fn unsupported(node: &NodeDef, what: impl Into<String>) -> SsdError {
+pub(super) fn unsupported(node: &NodeDef, what: impl Into<String>) -> SsdError {
     SsdError::Unsupported {
         node: node.name.clone(),
         op: node.op.clone(),

@@ -17,6 +17,7 @@
 
 mod anchors;
 mod convert;
+mod convolution;
 #[cfg(test)]
 mod tests;
 
