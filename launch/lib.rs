@@ -3,3 +3,5 @@
 pub mod cmd;
 pub mod descriptor;
 pub mod models;
+pub mod observe;
+pub mod run;

@@ -2,6 +2,8 @@
 
 pub mod check;
 pub mod expand;
+pub mod gate;
 pub mod graph;
+pub mod launch;
 pub mod model;
 pub mod schema;

@@ -214,6 +214,11 @@ impl Health {
             .collect()
     }
 
+    /// Restarts of every node and model.
+    pub fn restarts(&self) -> BTreeMap<String, u32> {
+        self.nodes().iter().map(|(name, record)| (name.clone(), record.restarts)).collect()
+    }
+
     /// Resolves when something changed since the last call.
     pub async fn changed(&self) {
         self.inner.changed.notified().await;

@@ -135,6 +135,8 @@ pub enum SuperviseMessage {
     Watch,
     /// Fault injection: kill a child as a crash would.
     Kill(String),
+    /// Stop every child, wait for each, and end.
+    StopAll,
 }
 
 struct Record {
@@ -149,7 +151,11 @@ struct Record {
 pub struct SupervisorState {
     children: BTreeMap<String, Record>,
     by_id: HashMap<ActorId, String>,
+    stopping: bool,
 }
+
+/// How long one child may take to stop.
+const STOP_LIMIT: Duration = Duration::from_secs(1);
 
 /// How often the supervisor looks around.
 const WATCH_PERIOD: Duration = Duration::from_millis(100);
@@ -191,6 +197,7 @@ impl Actor for Supervisor {
         Ok(SupervisorState {
             children,
             by_id: HashMap::new(),
+            stopping: false,
         })
     }
 
@@ -201,12 +208,18 @@ impl Actor for Supervisor {
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
+            SuperviseMessage::Start(_) | SuperviseMessage::Watch if state.stopping => {}
             SuperviseMessage::Start(name) => start(&myself, state, &name).await,
             SuperviseMessage::Watch => {
                 for name in self.due(state) {
                     start(&myself, state, &name).await;
                 }
                 kill_silent(state);
+            }
+            SuperviseMessage::StopAll => {
+                state.stopping = true;
+                stop_all(state).await;
+                myself.stop(None);
             }
             SuperviseMessage::Kill(name) => match state
                 .children
@@ -297,10 +310,14 @@ fn ended(
     let Some(name) = state.by_id.remove(&cell.get_id()) else {
         return;
     };
+    let stopping = state.stopping;
     let Some(record) = state.children.get_mut(&name) else {
         return;
     };
     record.cell = None;
+    if stopping {
+        return;
+    }
     failed(myself, record, by_failure, reason);
 }
 
@@ -330,6 +347,20 @@ fn failed(
             record
                 .health
                 .set(NodeState::Failed, format!("given up: {reason}"));
+        }
+    }
+}
+
+/// Stops the children one after another, the gate's process among them, so that it can withdraw what it has published.
+async fn stop_all(state: &mut SupervisorState) {
+    for record in state.children.values_mut() {
+        let Some(cell) = record.cell.take() else {
+            continue;
+        };
+        let name = &record.child.name;
+        if cell.stop_and_wait(None, Some(STOP_LIMIT)).await.is_err() {
+            warn!(child = %name, "did not stop in time: killed");
+            cell.kill();
         }
     }
 }

@@ -29,6 +29,8 @@ pub struct Heard {
     pub frame_id: String,
     /// Typed, not spoken.
     pub typed: bool,
+    /// Who is taken to speak: `SpeechCommand.speaker`.
+    pub speaker: u8,
     /// BCP-47.
     pub language: String,
 }
@@ -53,7 +55,7 @@ pub fn command(heard: &Heard, fast: &FastWords, min_confidence: f32) -> SpeechCo
         speech_start: Time::from_nanos(heard.start_ns),
         lifespan: LIFESPAN,
         intent: Intent::Unknown as u8,
-        speaker: SpeechCommand::DRIVER,
+        speaker: heard.speaker,
         asr_confidence: heard.confidence,
         target_speed: f32::NAN,
         transcript,
@@ -88,6 +90,7 @@ mod tests {
             end_ns: 2_000_000_000,
             frame_id: "mic".into(),
             typed: false,
+            speaker: SpeechCommand::DRIVER,
             language: "en".into(),
         }
     }

@@ -44,6 +44,8 @@ pub struct SpeechOptions {
     pub budget: Budget,
     /// Priority at the model servers.
     pub priority: u8,
+    /// Who is taken to speak: `SpeechCommand.speaker`.
+    pub speaker: u8,
     /// Language of the recogniser, BCP-47.
     pub language: String,
 }
@@ -84,6 +86,7 @@ pub async fn recognise(
         end_ns: utterance.end_ns,
         frame_id: frame_id.to_owned(),
         typed: false,
+        speaker: options.speaker,
         language: options.language.clone(),
     })
 }
@@ -97,6 +100,7 @@ pub fn typed(text: &str, stamp_ns: i64, options: &SpeechOptions) -> Heard {
         end_ns: stamp_ns,
         frame_id: String::new(),
         typed: true,
+        speaker: options.speaker,
         language: options.language.clone(),
     }
 }

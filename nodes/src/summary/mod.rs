@@ -22,7 +22,7 @@ use llmasos_msgs::{
 
 use self::{
     camera::CameraModel,
-    scene::Scene,
+    scene::{Limits, Scene},
     sighting::{Ego, ObjectList, Sighting},
 };
 use crate::{
@@ -43,6 +43,8 @@ pub struct SummaryOptions {
     pub period: Duration,
     /// Geometry of the camera.
     pub camera: CameraModel,
+    /// How much of the world is looked at.
+    pub limits: Limits,
 }
 
 /// The models it asks; without a language model the template speaks.
@@ -78,7 +80,7 @@ pub struct Sources {
 
 impl Sources {
     /// The scene, and the stamp of the oldest source used.
-    pub fn scene(&self) -> (Scene, Option<i64>) {
+    pub fn scene(&self, limits: &Limits) -> (Scene, Option<i64>) {
         let ego = self.ego.as_ref().and_then(Option::as_ref);
         let objects = self.objects.as_ref().and_then(Option::as_ref);
         let camera = self.camera.as_ref().and_then(Option::as_ref);
@@ -111,7 +113,13 @@ impl Sources {
         }
         let light = lights.map_or(0, |seen| scene::strictest_light(&seen.value));
         (
-            scene::scene(&sightings, ego.map(|ego| &ego.value), light, sensor_state),
+            scene::scene(
+                &sightings,
+                ego.map(|ego| &ego.value),
+                light,
+                sensor_state,
+                limits,
+            ),
             stamps.into_iter().flatten().min(),
         )
     }
@@ -269,7 +277,7 @@ mod tests {
                 "no eyes at all",
             ),
         ] {
-            let (scene, oldest) = sources.scene();
+            let (scene, oldest) = sources.scene(&Limits::default());
             assert_eq!((scene.sensor_state, oldest), (state, stamp), "{why}");
         }
     }

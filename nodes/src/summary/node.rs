@@ -245,7 +245,7 @@ impl SummaryNode {
         myself: &ActorRef<SummaryMessage>,
         state: &mut SummaryState,
     ) -> Result<(), ActorProcessingErr> {
-        let (scene, stamp_ns) = sources(state).scene();
+        let (scene, stamp_ns) = sources(state).scene(&self.options.limits);
         let alert = alert(&scene);
         if alert != state.last_alert {
             state.last_alert = alert;

@@ -25,6 +25,21 @@ const CLOSING_MIN_MPS: f32 = 0.1;
 /// Existence probability below which an object is left out.
 const PROBABILITY_MIN: f32 = 0.3;
 
+/// How much of the world is looked at.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Limits {
+    /// Most objects of a scene, 1 to [`SCENE_OBJECTS_MAX`].
+    pub objects: usize,
+    /// Objects farther away are left out, in m.
+    pub range_m: f32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { objects: SCENE_OBJECTS_MAX, range_m: 200.0 }
+    }
+}
+
 /// What matters around the vehicle.
 #[derive(Clone, Debug, Default)]
 pub struct Scene {
@@ -44,10 +59,13 @@ pub fn scene(
     ego: Option<&Ego>,
     traffic_light: u8,
     sensor_state: u8,
+    limits: &Limits,
 ) -> Scene {
     let mut objects: Vec<SceneObject> = sightings
         .iter()
+        
         .filter(|sighting| sighting.probability >= PROBABILITY_MIN)
+        .filter(|sighting| sighting.x_m.hypot(sighting.y_m) <= limits.range_m)
         .map(|sighting| object(sighting, ego))
         .collect();
     let total = objects.len();
@@ -64,7 +82,7 @@ pub fn scene(
             .then(a.1.total_cmp(&b.1))
             .then(a.2.total_cmp(&b.2))
     });
-    objects.truncate(SCENE_OBJECTS_MAX);
+    objects.truncate(limits.objects.min(SCENE_OBJECTS_MAX));
     Scene {
         objects,
         total,
@@ -215,7 +233,7 @@ mod tests {
             seen(Class::PEDESTRIAN, 40.0, 0.0, 0.0, 0.0),
             seen(Class::BUS, 10.0, 0.0, 10.0, 0.0),
         ];
-        let scene = scene(&sightings, Some(&EGO), 0, PerceptionSummary::OK);
+        let scene = scene(&sightings, Some(&EGO), 0, PerceptionSummary::OK, &Limits::default());
         let labels: Vec<u8> = scene.objects.iter().map(|object| object.label).collect();
         assert_eq!(
             labels,
@@ -236,6 +254,7 @@ mod tests {
             None,
             0,
             PerceptionSummary::OK,
+            &Limits::default(),
         );
         assert!(
             scene.objects[0].relative_speed.is_nan() && scene.objects[0].time_to_contact.is_nan()
