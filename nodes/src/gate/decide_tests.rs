@@ -208,6 +208,18 @@ fn the_road_must_be_seen_for_anything_but_slowing() {
             rule: 41,
         },
         Case {
+            why: "the summary is old and showed a red light: refused for what is known",
+            arrange: || {
+                let mut world = advised(Intent::Keep, Action::Keep, 12.0);
+                world.see_light(Light::Red);
+                world.advance(2_000);
+                world.drive(10.0).unwrap();
+                world
+            },
+            verdict: Verdict::Refused,
+            rule: 30,
+        },
+        Case {
             why: "no summary ever",
             arrange: || {
                 let mut world = World::empty(demo_settings());

@@ -4,11 +4,14 @@
 //! Only a stated value can clear it, for instance a time to contact of infinity or a negative approach speed.
 
 use super::fact::{Action, Now, ObjectFact, SceneFact, Sensors, Zone};
-use super::policy::{Condition, Policy};
+use super::policy::{Condition, Policy, RefuseRule};
 use super::rule::Rule;
-use super::state::{Inputs, Timed, ns};
+use super::state::{Inputs, ns};
 
 /// The first reason against `action`. `slows` says that it can only take speed away, and so needs no view of the road.
+///
+/// What was last seen is named before how well it is seen: an old red light refuses for being red, not for being old. It never lets
+/// anything pass, because age and sight are asked afterwards.
 pub(super) fn objection(
     policy: &Policy,
     inputs: &Inputs,
@@ -16,37 +19,32 @@ pub(super) fn objection(
     slows: bool,
     now: Now,
 ) -> Option<Rule> {
-    let scene = match seen(policy, inputs.scene(), now) {
-        Ok(scene) => scene,
-        Err(rule) => return if slows { None } else { Some(rule) },
+    let Some(scene) = inputs.scene() else {
+        return (!slows).then_some(Rule::SceneMissing);
     };
-    let sight = match scene.sensors {
+    let stale = scene.age_ns(now) > ns(policy.settings().fresh.summary);
+    if stale && slows {
+        return None;
+    }
+    let danger = refuse_rule(policy, &scene.fact, action);
+    if danger.is_some() || slows {
+        return danger;
+    }
+    match scene.fact.sensors {
+        _ if stale => Some(Rule::SceneStale),
         Sensors::Ok => None,
         Sensors::Degraded => Some(Rule::SceneDegraded),
         Sensors::Blind | Sensors::Unknown => Some(Rule::Blind),
-    };
-    if sight.is_some() && !slows {
-        return sight;
     }
-    let rules = policy.settings().refuse_when.iter().enumerate();
-    let mut rules =
-        rules.filter(|(_, rule)| rule.actions.contains(action) && applies(&rule.condition, scene));
-    rules
-        .next()
-        .map(|(index, _)| Rule::Refuse(u8::try_from(index).unwrap_or(u8::MAX)))
 }
 
-fn seen<'a>(
-    policy: &Policy,
-    scene: Option<&'a Timed<SceneFact>>,
-    now: Now,
-) -> Result<&'a SceneFact, Rule> {
-    let scene = scene.ok_or(Rule::SceneMissing)?;
-    if scene.age_ns(now) > ns(policy.settings().fresh.summary) {
-        Err(Rule::SceneStale)
-    } else {
-        Ok(&scene.fact)
-    }
+/// The first rule of the policy that refuses the action in this scene.
+fn refuse_rule(policy: &Policy, scene: &SceneFact, action: Action) -> Option<Rule> {
+    let rules = &policy.settings().refuse_when;
+    let refuses =
+        |rule: &RefuseRule| rule.actions.contains(action) && applies(&rule.condition, scene);
+    let index = rules.iter().position(refuses)?;
+    Some(Rule::Refuse(u8::try_from(index).unwrap_or(u8::MAX)))
 }
 
 fn applies(condition: &Condition, scene: &SceneFact) -> bool {
