@@ -30,6 +30,8 @@ enum Verb {
     Schema(cmd::schema::Args),
     /// Models: list, pull, verify, info
     Model(cmd::model::Args),
+    /// One node of a descriptor in this process
+    Node(cmd::node::Args),
     /// Run the gate of a descriptor in this process
     Gate(cmd::gate::Args),
 }
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         Verb::Graph(args) => cmd::graph::run(&args),
         Verb::Schema(args) => cmd::schema::run(&args),
         Verb::Model(args) => model(args),
+        Verb::Node(args) => cmd::node::run(&args),
         Verb::Gate(args) => cmd::gate::run(&args),
     };
     outcome.unwrap_or_else(|error| {

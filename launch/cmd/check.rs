@@ -33,6 +33,19 @@ pub struct DescriptorArgs {
 }
 
 impl DescriptorArgs {
+    /// The words that lead another process to the same graph.
+    #[must_use]
+    pub fn words(&self) -> Vec<String> {
+        let profiles = self
+            .profile
+            .iter()
+            .flat_map(|profile| ["--profile".to_owned(), profile.clone()]);
+        std::iter::once(self.file.display().to_string())
+            .chain(self.assignments.iter().cloned())
+            .chain(profiles)
+            .collect()
+    }
+
     /// The assignments and profiles as the reader takes them.
     ///
     /// # Errors

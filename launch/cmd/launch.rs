@@ -28,7 +28,7 @@ use crate::{
     },
     run::{
         models::{Folders, ensure, needed},
-        system::{GateCommand, System},
+        system::{Fork, System},
     },
 };
 
@@ -116,8 +116,8 @@ fn fetch(graph: &Graph) -> Result<Folders> {
 async fn operate(args: &Args, graph: &Graph, folders: &Folders) -> Result<ExitCode> {
     let begun = Instant::now();
     let reels = play::load(graph, folders)?;
-    let gate = GateCommand { executable: std::env::current_exe().context("finding this executable")?, arguments: gate_arguments(args) };
-    let system = Arc::new(System::start(graph, folders, &gate).await?);
+    let fork = Fork { executable: std::env::current_exe().context("finding this executable")?, descriptor: args.descriptor.words() };
+    let system = Arc::new(System::start(graph, folders, &fork, None).await?);
     let mut topics = graph.topics.clone();
     topics.push(diagnostics());
     let (mut messages, subscriptions) = watch(&system.bus, &topics).await?;
@@ -215,13 +215,6 @@ async fn follow(
             () = stop.asked() => return Ok(false),
         }
     }
-}
-
-fn gate_arguments(args: &Args) -> Vec<String> {
-    let mut arguments = vec!["gate".to_owned(), args.descriptor.file.display().to_string()];
-    arguments.extend(args.descriptor.assignments.iter().cloned());
-    arguments.extend(args.descriptor.profile.iter().flat_map(|profile| ["--profile".to_owned(), profile.clone()]));
-    arguments
 }
 
 fn diagnostics() -> TopicContract {

@@ -6,4 +6,5 @@ pub mod gate;
 pub mod graph;
 pub mod launch;
 pub mod model;
+pub mod node;
 pub mod schema;

@@ -29,7 +29,7 @@ const ADVICE_VALIDITY: Duration = Duration::from_secs(3);
 pub fn bus(graph: &Graph, parent: Option<&str>) -> BusOptions {
     let zenoh = &graph.zenoh;
     let mut connect = zenoh.connect.clone();
-    connect.extend(parent.map(str::to_owned));
+    connect.extend(parent.filter(|address| !address.is_empty()).map(str::to_owned));
     BusOptions {
         namespace: graph.namespace.clone(),
         mode: if zenoh.client { BusMode::Client } else { BusMode::Peer },

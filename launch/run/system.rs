@@ -28,8 +28,8 @@ use ractor::{Actor, ActorRef};
 use tokio::task::JoinHandle;
 
 use super::{
+    child_process::ChildProcess,
     configure,
-    gate_process::GateProcess,
     models::{Folders, Ground, Servers, manifest_sha256},
 };
 use crate::descriptor::graph::{Graph, NodeKind, NodeSpec};
@@ -53,13 +53,13 @@ pub struct System {
     names: Vec<String>,
 }
 
-/// How the gate's process is started: the executable and the arguments that lead to the same graph.
+/// How a part of the graph gets a process of its own: this executable, and the arguments that lead to the same graph.
 #[derive(Clone, Debug)]
-pub struct GateCommand {
+pub struct Fork {
     /// This executable.
     pub executable: PathBuf,
-    /// Arguments before the address of the parent.
-    pub arguments: Vec<String>,
+    /// The descriptor with its assignments and profiles.
+    pub descriptor: Vec<String>,
 }
 
 impl System {
@@ -67,21 +67,30 @@ impl System {
     ///
     /// # Errors
     /// When the runtime or the bus cannot be opened, or the graph asks for what is not there.
-    pub async fn start(graph: &Graph, folders: &Folders, gate: &GateCommand) -> Result<System> {
-        let bus = Bus::open(&configure::bus(graph, None)).await?;
+    ///
+    /// `parent` is the address of the launcher whose child this process is.
+    pub async fn start(graph: &Graph, folders: &Folders, fork: &Fork, parent: Option<&str>) -> Result<System> {
+        let bus = Bus::open(&configure::bus(graph, parent)).await?;
         let health = Health::default();
-        let runtime = if graph.nodes.is_empty() { None } else { Some(Runtime::start(&configure::runtime(graph)?)?) };
+        let runtime = if graph.nodes.iter().all(|node| node.own_process && parent.is_none()) { None } else { Some(Runtime::start(&configure::runtime(graph)?)?) };
         let mut servers = Servers::default();
         let mut children = Vec::new();
         if let Some(runtime) = &runtime {
             let ground = Ground { graph, folders, runtime, health: &health };
             for node in &graph.nodes {
-                children.push(child(&ground, node, &mut servers, &bus)?);
+                if !(node.own_process && parent.is_none()) {
+                    children.push(child(&ground, node, &mut servers, &bus)?);
+                }
             }
+        }
+        // Whoever has a parent is such a process already.
+        for node in graph.nodes.iter().filter(|node| node.own_process && parent.is_none()) {
+            let after = node.start_after.iter().map(|(name, _)| name.clone()).collect();
+            children.push(process(graph, &node.name, after, fork, &["node", "run"], &bus, &health));
         }
         children.append(&mut servers.children);
         if graph.gate.is_some() {
-            children.push(gate_child(graph, gate, &bus, &health)?);
+            children.push(process(graph, GATE, Vec::new(), fork, &["gate"], &bus, &health));
         }
         let names: Vec<String> = children.iter().map(|child| child.name.clone()).collect();
         let publishing = tokio::spawn({
@@ -221,15 +230,18 @@ pub fn model_sha256(ground: &Ground<'_>, node: &NodeSpec) -> Result<[u8; 32]> {
     manifest_sha256(folder)
 }
 
-fn gate_child(graph: &Graph, command: &GateCommand, bus: &Bus, health: &Health) -> Result<Child> {
-    let health = health.node(GATE);
-    let mut arguments = command.arguments.clone();
+/// A part of the graph in a process of its own.
+fn process(graph: &Graph, name: &str, after: Vec<String>, fork: &Fork, verb: &[&str], bus: &Bus, health: &Health) -> Child {
+    let mut arguments: Vec<String> = verb.iter().map(|word| (*word).to_owned()).collect();
+    arguments.extend(fork.descriptor.iter().cloned());
+    if name != GATE {
+        arguments.extend(["--only".to_owned(), name.to_owned()]);
+    }
     if let Some(address) = bus.listening().first() {
         arguments.extend(["--connect".to_owned(), address.clone()]);
     }
     arguments.extend(["--parent".to_owned(), std::process::id().to_string()]);
-    let executable = command.executable.clone();
-    let start = actor(move || GateProcess { executable: executable.clone(), arguments: arguments.clone(), health: health.clone() });
-    Ok(Child { name: GATE.to_owned(), policy: configure::restart(graph, GATE), after: Vec::new(), start })
+    let (executable, health, bus) = (fork.executable.clone(), health.node(name), bus.clone());
+    let start = actor(move || ChildProcess { bus: bus.clone(), executable: executable.clone(), arguments: arguments.clone(), health: health.clone() });
+    Child { name: name.to_owned(), policy: configure::restart(graph, name), after, start }
 }
-

@@ -140,7 +140,10 @@ impl Actor for SummaryNode {
             }
             SummaryMessage::Said(scene, stamp_ns, sentence) => {
                 state.saying = None;
-                if let Some(sentence) = sentence {
+                if alert(&scene) != state.last_alert {
+                    // Something happened while the sentence was sampled: it is about a scene that is gone.
+                    state.last_asked = None;
+                } else if let Some(sentence) = sentence {
                     state
                         .output
                         .put(&summary_of(&scene, sentence, stamp_ns))
