@@ -92,7 +92,7 @@ pub enum JsonProblem {
     TooLarge,
     /// The bytes made from the JSON cannot be read back.
     #[error(transparent)]
-    Decode(DecodeError),
+    Decode(Box<DecodeError>),
 }
 
 impl JsonError {
@@ -120,7 +120,7 @@ impl From<DecodeError> for JsonError {
         Self {
             type_name: error.type_name.clone(),
             path: error.path.clone(),
-            problem: JsonProblem::Decode(error),
+            problem: JsonProblem::Decode(Box::new(error)),
         }
     }
 }

@@ -134,9 +134,9 @@ impl DecodeError {
 
     /// Says which type was being read.
     #[must_use]
-    pub(crate) fn of(mut self: Box<Self>, type_name: &str) -> Self {
+    pub(crate) fn of(mut self, type_name: &str) -> Self {
         type_name.clone_into(&mut self.type_name);
-        *self
+        self
     }
 }
 
@@ -284,6 +284,7 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// [`Problem::Truncated`], [`Problem::Bound`] or [`Problem::Length`].
     pub fn length(&mut self, element_bytes: usize, bound: Option<usize>) -> Result<usize, Fault> {
+        self.align(4);
         let start = self.clone();
         let found = self.u32()? as usize;
         if let Some(expected) = bound.filter(|&b| found > b && self.bounds == Bounds::Enforced) {
@@ -307,15 +308,13 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// As [`Reader::length`], and [`Problem::Utf8`].
     pub fn text(&mut self, bound: Option<usize>) -> Result<&'a str, Fault> {
-        // The NUL counts in the length on the wire but not in the bound.
-        let length = self.length(1, bound.map(|b| b.saturating_add(1)))?;
+        let length = self.length(1, None)?;
         let start = self.clone();
         let bytes = self.take(length)?;
         let bytes = bytes.strip_suffix(&[0]).unwrap_or(bytes);
-        if let Some(expected) =
-            bound.filter(|&b| bytes.len() > b && self.bounds == Bounds::Enforced)
-        {
-            let found = bytes.len();
+        // The NUL counts in the length on the wire but not in the bound.
+        let found = bytes.len();
+        if let Some(expected) = bound.filter(|&b| found > b && self.bounds == Bounds::Enforced) {
             return Err(start.fault(Problem::Bound { expected, found }));
         }
         std::str::from_utf8(bytes).map_err(|error| {

@@ -225,7 +225,8 @@ impl Registry {
 
     /// `: did you mean ...?` for a type that is not known.
     pub(crate) fn suggestion(&self, name: &str) -> String {
-        match names::closest(name, self.by_id.keys().map(String::as_str)) {
+        let name = names::ros_type(name).unwrap_or_else(|| name.to_owned());
+        match names::closest(&name, self.by_id.keys().map(String::as_str)) {
             Some(known) => format!(": did you mean `{known}`?"),
             None => String::new(),
         }

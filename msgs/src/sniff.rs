@@ -160,6 +160,14 @@ mod tests {
 
     const HELLO_CDR: &[u8] = b"\0\x01\0\0\x06\0\0\0hello\0";
 
+    /// Who sends it, its encoding, its payload, what it is.
+    type Case = (
+        &'static str,
+        &'static str,
+        &'static [u8],
+        Result<Form, SniffError>,
+    );
+
     fn text(text: &str) -> Result<Form, SniffError> {
         Ok(Form::Text(text.to_owned()))
     }
@@ -168,10 +176,9 @@ mod tests {
         Ok(Form::Json(serde_json::from_str(text).unwrap()))
     }
 
-    /// Who sends it, its encoding, its payload, what it is.
     #[test]
     fn table_of_clients() {
-        let cases: Vec<(&str, &str, &[u8], Result<Form, SniffError>)> = vec![
+        let cases: Vec<Case> = vec![
             (
                 "python put, z_put, zenoh-cli text",
                 "zenoh/bytes",

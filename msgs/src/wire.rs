@@ -95,6 +95,28 @@ impl Wire for u8 {
     }
 }
 
+/// The one byte of a message without fields: written as 0, and whatever is read is ignored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NoFields;
+
+impl serde::Serialize for NoFields {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u8(0)
+    }
+}
+
+impl Wire for NoFields {
+    const MIN_BYTES: usize = 1;
+
+    fn initial() -> Self {
+        Self
+    }
+
+    fn read(reader: &mut Reader<'_>, _bound: Option<usize>) -> Result<Self, Fault> {
+        u8::read(reader, None).map(|_| Self)
+    }
+}
+
 impl Wire for bool {
     const MIN_BYTES: usize = 1;
 

@@ -271,7 +271,7 @@ messages! {
     }
     #[derive(Copy, Eq, Hash, PartialOrd, Ord)]
     PlanningBehavior: "autoware_adapi_v1_msgs/msg/PlanningBehavior" {
-        "`uint8`" structure_needs_at_least_one_member: u8;
+        "`uint8`" structure_needs_at_least_one_member: crate::wire::NoFields;
         const UNKNOWN: &str = "";
         const AVOIDANCE: &str = "avoidance";
         const CROSSWALK: &str = "crosswalk";
@@ -296,7 +296,7 @@ messages! {
     }
     #[derive(Copy, Eq, Hash, PartialOrd, Ord)]
     PlanningSequence: "autoware_adapi_v1_msgs/msg/PlanningSequence" {
-        "`uint8`" structure_needs_at_least_one_member: u8;
+        "`uint8`" structure_needs_at_least_one_member: crate::wire::NoFields;
         const CHANGE: &str = "change";
         const RETURN: &str = "return";
     }

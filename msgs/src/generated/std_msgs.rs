@@ -30,7 +30,7 @@ messages! {
     }
     #[derive(Copy, Eq, Hash, PartialOrd, Ord)]
     Empty: "std_msgs/msg/Empty" {
-        "`uint8`" structure_needs_at_least_one_member: u8;
+        "`uint8`" structure_needs_at_least_one_member: crate::wire::NoFields;
     }
     #[derive(Copy)]
     Float32: "std_msgs/msg/Float32" {
