@@ -126,70 +126,7 @@ impl Endpointer {
     /// # Errors
     /// [`AudioError::Setting`] names the field, its value and the range.
     pub fn new(options: &EndpointOptions) -> Result<Endpointer, AudioError> {
-        let check = |field, found: f64, min: f64, max: f64| {
-            // Written so that NaN fails.
-            if found >= min && found <= max {
-                Ok(())
-            } else {
-                Err(AudioError::Setting {
-                    field,
-                    found,
-                    min,
-                    max,
-                })
-            }
-        };
-        let longest = f64::from(MAX_DURATION_MS);
-        let speech = f64::from(options.speech_threshold);
-        check(
-            "frame_samples",
-            f64::from(options.frame_samples),
-            1.0,
-            1_600.0,
-        )?;
-        check(
-            "speech_threshold",
-            speech,
-            f64::from(f32::MIN_POSITIVE),
-            1.0,
-        )?;
-        check(
-            "silence_threshold",
-            f64::from(options.silence_threshold),
-            0.0,
-            speech,
-        )?;
-        check(
-            "max_utterance_ms",
-            f64::from(options.max_utterance_ms),
-            500.0,
-            longest,
-        )?;
-        let longest = f64::from(options.max_utterance_ms);
-        check(
-            "min_speech_ms",
-            f64::from(options.min_speech_ms),
-            0.0,
-            longest / 4.0,
-        )?;
-        check(
-            "hang_over_ms",
-            f64::from(options.hang_over_ms),
-            1.0,
-            longest,
-        )?;
-        check(
-            "pre_roll_ms",
-            f64::from(options.pre_roll_ms),
-            0.0,
-            longest / 2.0,
-        )?;
-        check(
-            "tail_ms",
-            f64::from(options.tail_ms),
-            0.0,
-            f64::from(options.hang_over_ms),
-        )?;
+        check(options)?;
         let frame_samples = u64::from(options.frame_samples);
         let frames = |ms: u32| (u64::from(ms) * SAMPLES_PER_MS).div_ceil(frame_samples);
         Ok(Endpointer {
@@ -212,8 +149,7 @@ impl Endpointer {
         let frame = self.frames;
         self.frames += 1;
         let speech = probability >= self.speech_threshold;
-        // Not `probability < threshold`: NaN must be silence here too.
-        let silence = !(probability >= self.silence_threshold);
+        let silence = probability.is_nan() || probability < self.silence_threshold;
         match self.state {
             State::Silence if speech => self.candidate(frame, frame),
             State::Candidate { .. } if silence => {
@@ -310,6 +246,39 @@ impl Endpointer {
         (first_frame * self.frame_samples)
             .saturating_sub(self.pre_roll)
             .max(self.floor)
+    }
+}
+
+/// Refuses settings under which the machine would never speak or would speak of sound it does not have.
+fn check(options: &EndpointOptions) -> Result<(), AudioError> {
+    let longest = f64::from(options.max_utterance_ms);
+    let speech = f64::from(options.speech_threshold);
+    let hang_over = f64::from(options.hang_over_ms);
+    let silence = f64::from(options.silence_threshold);
+    let least = f64::from(f32::MIN_POSITIVE);
+    #[rustfmt::skip] // one setting a line
+    let settings = [
+        ("frame_samples", f64::from(options.frame_samples), 1.0, 1_600.0),
+        ("speech_threshold", speech, least, 1.0),
+        ("silence_threshold", silence, 0.0, speech),
+        ("max_utterance_ms", longest, 500.0, f64::from(MAX_DURATION_MS)),
+        ("min_speech_ms", f64::from(options.min_speech_ms), 0.0, longest / 4.0),
+        ("hang_over_ms", hang_over, 1.0, longest),
+        ("pre_roll_ms", f64::from(options.pre_roll_ms), 0.0, longest / 2.0),
+        ("tail_ms", f64::from(options.tail_ms), 0.0, hang_over),
+    ];
+    // NaN is in no range.
+    match settings
+        .into_iter()
+        .find(|(_, found, min, max)| !(min..=max).contains(&found))
+    {
+        None => Ok(()),
+        Some((field, found, min, max)) => Err(AudioError::Setting {
+            field,
+            found,
+            min,
+            max,
+        }),
     }
 }
 

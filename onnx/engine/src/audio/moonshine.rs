@@ -338,27 +338,7 @@ impl Moonshine {
             );
         }
         let mut outputs = self.decoder.run(&feeds)?;
-        let chosen = {
-            let logits = outputs.f32("logits")?;
-            if logits.data.len() != self.vocabulary.len() {
-                let reason = format!(
-                    "{} values, expected {}",
-                    logits.data.len(),
-                    self.vocabulary.len()
-                );
-                return Err(AudioError::Output {
-                    tensor: "logits".to_owned(),
-                    reason,
-                });
-            }
-            best_token(logits.data)
-        };
-        let Some(chosen) = chosen else {
-            return Err(AudioError::Output {
-                tensor: "logits".to_owned(),
-                reason: "no token has a finite score".to_owned(),
-            });
-        };
+        let chosen = choose(outputs.f32("logits")?.data, self.vocabulary.len())?;
         let decoder = self
             .names
             .decoder
@@ -412,6 +392,19 @@ impl Moonshine {
 struct Spoken {
     tokens: Vec<u32>,
     probabilities: Vec<f32>,
+}
+
+/// The next token and its probability, out of the scores of all `expected` tokens.
+fn choose(logits: &[f32], expected: usize) -> Result<(u32, f32), AudioError> {
+    let reason = if logits.len() != expected {
+        format!("{} values, expected {expected}", logits.len())
+    } else if let Some(chosen) = best_token(logits) {
+        return Ok(chosen);
+    } else {
+        "no token has a finite score".to_owned()
+    };
+    let tensor = "logits".to_owned();
+    Err(AudioError::Output { tensor, reason })
 }
 
 fn open_decoder(

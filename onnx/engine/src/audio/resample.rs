@@ -330,7 +330,7 @@ mod tests {
             let output = resample(rate, &tone(rate, 6_500.0, rate as usize / 4), 480);
             let level = rms(&output[400..output.len() - 400]);
             assert!(
-                (level - 0.7071).abs() < 0.02,
+                (level - std::f32::consts::FRAC_1_SQRT_2).abs() < 0.02,
                 "6.5 kHz at {rate} Hz: {level}"
             );
         }

@@ -166,11 +166,11 @@ impl InputWriter {
         if placement.filled != [self.side; 2] {
             self.tensor.fill(BAR);
         }
-        self.to_floats(layout, &placement);
+        self.fill_tensor(layout, &placement);
         Ok((&self.tensor, placement))
     }
 
-    fn to_floats(&mut self, layout: Layout, placement: &Placement) {
+    fn fill_tensor(&mut self, layout: Layout, placement: &Placement) {
         let [red, green, blue] = layout.rgb_offsets();
         let row_bytes = placement.filled[0] as usize * layout.bytes();
         let row_floats = self.side as usize * 3;

@@ -157,98 +157,38 @@ impl<'a> Picture<'a> {
     /// [`VisionError::Encoding`], [`VisionError::Empty`], [`VisionError::TooLarge`], [`VisionError::Step`],
     /// [`VisionError::OddSide`], [`VisionError::TooFewBytes`], in this order.
     pub fn from_raw(frame: &RawFrame<'a>) -> Result<Picture<'a>, VisionError> {
-        let RawFrame {
-            width,
-            height,
-            step,
-            ..
-        } = *frame;
         let encoding = Encoding::from_name(frame.encoding)?;
-        check_size(width, height)?;
-        let row = encoding.row_bytes(width);
-        if !(row..=row * MAX_STEP_ROWS).contains(&u64::from(step)) {
-            let (min, max) = (row, row * MAX_STEP_ROWS);
-            return Err(VisionError::Step {
-                found: step,
-                min,
-                max,
-                width,
-                encoding: encoding.name(),
-            });
-        }
-        for (side, found, shared) in [
-            (
-                "width",
-                width,
-                matches!(encoding, Encoding::Packed(_) | Encoding::Planar(_)),
-            ),
-            ("height", height, matches!(encoding, Encoding::Planar(_))),
-        ] {
-            if shared && found % 2 != 0 {
-                return Err(VisionError::OddSide {
-                    encoding: encoding.name(),
-                    side,
-                    found,
-                });
-            }
-        }
-        // Drivers may leave out the padding of the last row.
-        let expected = (encoding.rows(height) - 1) * u64::from(step) + row;
-        if (frame.data.len() as u64) < expected {
-            return Err(VisionError::TooFewBytes {
-                found: frame.data.len(),
-                expected,
-                width,
-                height,
-                step,
-            });
-        }
-        // Fits: MAX_SIDE times four bytes.
-        let (step, row) = (step as usize, row as usize);
-        let rows = |count: u32| {
-            frame
-                .data
-                .chunks(step)
-                .take(count as usize)
-                .map(move |r| &r[..row.min(r.len())])
-        };
+        check_frame(frame, encoding)?;
+        // All three fit: MAX_SIDE times four bytes.
+        let (step, height) = (frame.step as usize, frame.height as usize);
+        let row = encoding.row_bytes(frame.width) as usize;
+        let (image, colour) = frame.data.split_at((step * height).min(frame.data.len()));
+        let rows = image.chunks(step).map(|padded| &padded[..row]);
+        let mut rgb = Vec::new();
         let (layout, pixels) = match encoding {
-            Encoding::Plain(layout) if step == row => {
-                (layout, Cow::Borrowed(&frame.data[..row * height as usize]))
-            }
-            Encoding::Plain(layout) => (
-                layout,
-                Cow::Owned(rows(height).flatten().copied().collect()),
-            ),
+            Encoding::Plain(layout) if step == row => (layout, Cow::Borrowed(image)),
+            Encoding::Plain(layout) => (layout, rows.flatten().copied().collect()),
             Encoding::Mono16 => {
                 // The brighter byte is enough for a detector that was trained on 8 bits.
                 let high = usize::from(!frame.is_bigendian);
-                (
-                    Layout::Mono8,
-                    Cow::Owned(
-                        rows(height)
-                            .flat_map(|r| r.iter().skip(high).step_by(2))
-                            .copied()
-                            .collect(),
-                    ),
-                )
+                let bytes = rows.flat_map(|pixels| pixels.iter().skip(high).step_by(2));
+                (Layout::Mono8, bytes.copied().collect())
             }
             Encoding::Packed(order) => {
-                let mut rgb = Vec::with_capacity(width as usize * height as usize * 3);
-                rows(height).for_each(|r| yuv::packed_row(r, order, &mut rgb));
+                rgb.reserve_exact(frame.width as usize * height * 3);
+                rows.for_each(|pixels| yuv::packed_row(pixels, order, &mut rgb));
                 (Layout::Rgb8, Cow::Owned(rgb))
             }
             Encoding::Planar(chroma) => {
-                let mut rgb = Vec::with_capacity(width as usize * height as usize * 3);
-                let (luma, colour) = frame.data.split_at(step * height as usize);
-                for (index, y) in luma.chunks(step).enumerate() {
-                    let uv = &colour[index / 2 * step..];
-                    yuv::planar_row(&y[..row], &uv[..row], chroma, &mut rgb);
+                rgb.reserve_exact(frame.width as usize * height * 3);
+                for (index, luma) in rows.enumerate() {
+                    let shared = &colour[index / 2 * step..][..row];
+                    yuv::planar_row(luma, shared, chroma, &mut rgb);
                 }
                 (Layout::Rgb8, Cow::Owned(rgb))
             }
         };
-        Picture::packed(width, height, layout, pixels)
+        Picture::packed(frame.width, frame.height, layout, pixels)
     }
 
     /// Rows without gaps, already in one of the layouts.
@@ -329,6 +269,50 @@ impl<'a> Picture<'a> {
             pixels: Cow::Owned(self.pixels.into_owned()),
         }
     }
+}
+
+/// Refuses a frame whose numbers contradict each other, so that every slice taken from it afterwards exists.
+fn check_frame(frame: &RawFrame<'_>, encoding: Encoding) -> Result<(), VisionError> {
+    let (width, height, step) = (frame.width, frame.height, frame.step);
+    check_size(width, height)?;
+    let row = encoding.row_bytes(width);
+    let max = row * MAX_STEP_ROWS;
+    let name = encoding.name();
+    if !(row..=max).contains(&u64::from(step)) {
+        return Err(VisionError::Step {
+            found: step,
+            min: row,
+            max,
+            width,
+            encoding: name,
+        });
+    }
+    let (pairs, squares) = match encoding {
+        Encoding::Plain(_) | Encoding::Mono16 => (false, false),
+        Encoding::Packed(_) => (true, false),
+        Encoding::Planar(_) => (true, true),
+    };
+    for (shared, side, found) in [(pairs, "width", width), (squares, "height", height)] {
+        if shared && found % 2 != 0 {
+            return Err(VisionError::OddSide {
+                encoding: name,
+                side,
+                found,
+            });
+        }
+    }
+    // Drivers may leave out the padding of the last row.
+    let expected = (encoding.rows(height) - 1) * u64::from(step) + row;
+    if (frame.data.len() as u64) < expected {
+        return Err(VisionError::TooFewBytes {
+            found: frame.data.len(),
+            expected,
+            width,
+            height,
+            step,
+        });
+    }
+    Ok(())
 }
 
 /// Refuses sizes before anything of that size is allocated.

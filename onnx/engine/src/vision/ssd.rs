@@ -125,12 +125,15 @@ fn sound_box(corners: &[f32; 4]) -> Option<[f32; 4]> {
 mod tests {
     use super::*;
 
+    /// A box and its scores for two classes.
+    type Row = ([f32; 4], [f32; 2]);
+
     /// ymin, xmin, ymax, xmax of a box of side 0.2 at (x, y).
     fn square(x: f32, y: f32) -> [f32; 4] {
         [y, x, y + 0.2, x + 0.2]
     }
 
-    fn run(rows: &[([f32; 4], [f32; 2])], selection: &Selection) -> Vec<(u32, f32)> {
+    fn run(rows: &[Row], selection: &Selection) -> Vec<(u32, f32)> {
         let boxes: Vec<f32> = rows.iter().flat_map(|(corners, _)| *corners).collect();
         let scores: Vec<f32> = rows
             .iter()
@@ -148,7 +151,7 @@ mod tests {
     fn table() {
         let default = Selection::default();
         let near = square(0.11, 0.1);
-        let cases: [(&[([f32; 4], [f32; 2])], Vec<(u32, f32)>, &str); 8] = [
+        let cases: [(&[Row], Vec<(u32, f32)>, &str); 8] = [
             (&[], vec![], "no boxes"),
             (&[(square(0.1, 0.1), [0.39, 0.1])], vec![], "the background's score does not count, 0.39 is too low"),
             (&[(square(0.1, 0.1), [0.4, 0.1])], vec![(1, 0.4)], "the threshold itself is enough"),
@@ -205,7 +208,7 @@ mod tests {
 
     #[test]
     fn limits() {
-        let rows: Vec<([f32; 4], [f32; 2])> = (0..50)
+        let rows: Vec<Row> = (0..50)
             .map(|i| (square(i as f32, 0.0), [0.5 + i as f32 * 0.001, 0.6]))
             .collect();
         assert_eq!(
