@@ -9,5 +9,6 @@
 
 mod harness;
 mod layers;
+mod running;
 mod sources;
 mod tidy;
