@@ -44,6 +44,8 @@ mod decide_tests;
 #[cfg(test)]
 mod invariant_tests;
 #[cfg(test)]
+mod node_tests;
+#[cfg(test)]
 mod policy_tests;
 #[cfg(test)]
 mod scenario;
