@@ -128,6 +128,9 @@ mod tests {
     /// A box and its scores for two classes.
     type Row = ([f32; 4], [f32; 2]);
 
+    /// Rows, (class, score) of what is kept, why.
+    type Case<'a> = (&'a [Row], Vec<(u32, f32)>, &'a str);
+
     /// ymin, xmin, ymax, xmax of a box of side 0.2 at (x, y).
     fn square(x: f32, y: f32) -> [f32; 4] {
         [y, x, y + 0.2, x + 0.2]
@@ -151,7 +154,7 @@ mod tests {
     fn table() {
         let default = Selection::default();
         let near = square(0.11, 0.1);
-        let cases: [(&[Row], Vec<(u32, f32)>, &str); 8] = [
+        let cases: [Case<'_>; 8] = [
             (&[], vec![], "no boxes"),
             (&[(square(0.1, 0.1), [0.39, 0.1])], vec![], "the background's score does not count, 0.39 is too low"),
             (&[(square(0.1, 0.1), [0.4, 0.1])], vec![(1, 0.4)], "the threshold itself is enough"),
