@@ -250,27 +250,26 @@ pub struct SpeechParams {
     pub hangover: Duration,
     /// Longest utterance.
     pub max_utterance: Duration,
-    /// Language of the recogniser, BCP-47.
-    pub language: String,
+    /// `SpeechCommand.speaker`; 0 = unknown.
+    pub speaker: u8,
 }
 
 /// Parameters of perception-summary.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SummaryParams {
+    /// Detections below it are dropped, \[0, 1\].
+    pub min_score: f32,
+    /// Most objects of a summary, 1 to 32.
+    pub max_objects: usize,
+    /// Objects farther away are left out, m.
+    pub range_m: f32,
     /// Most summaries a second.
     pub rate_hz: f64,
-    /// Horizontal field of view of the camera, degrees.
-    pub field_of_view_deg: f32,
-    /// Position of the camera forward of base_link, m.
-    pub camera_forward_m: f32,
 }
 
-/// Parameters of planner-advisor.
-#[derive(Clone, Debug, PartialEq)]
-pub struct AdvisorParams {
-    /// How long an advice is valid after it was made.
-    pub validity: Duration,
-}
+/// Parameters of planner-advisor: it has none. Its bounds are the gate's, its validity is the lifespan of its topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AdvisorParams;
 
 /// The gate. Words of actions, lights and zones are those of the messages.
 #[derive(Clone, Debug, PartialEq)]

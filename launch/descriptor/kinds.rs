@@ -322,12 +322,15 @@ pub static SPEECH_PARAMS: Table = params(
             "longest utterance; 15s by default",
         ),
         key(
-            "language",
-            Shape::Text(16),
-            "language of the recogniser, BCP-47; en by default",
+            "speaker",
+            Shape::Word("speaker", SPEAKERS),
+            "who sits at this microphone; unknown when not given",
         ),
     ]],
 );
+
+/// Words of `speaker`, at their wire value less one (SpeechCommand.msg).
+pub const SPEAKERS: &[&str] = &["DRIVER", "PASSENGER", "REMOTE"];
 
 static FAST_WORDS: Table = params(
     "a list of fast words",
@@ -397,17 +400,22 @@ static SUMMARY_OUT: Table = ports(
 pub static SUMMARY_PARAMS: Table = params(
     "a perception-summary node",
     &[&[
-        key("rate", RATE, "most summaries a second; 1Hz by default"),
         key(
-            "field_of_view",
-            Shape::Quantity(Dimension::Angle),
-            "of the camera, horizontal; 60 deg by default",
+            "min_score",
+            Shape::Quantity(Dimension::Ratio),
+            "detections below it are dropped; 0.4 by default",
         ),
         key(
-            "camera_forward",
+            "max_objects",
+            Shape::Int(1, 32),
+            "most objects of a summary; 8 by default",
+        ),
+        key(
+            "range",
             Shape::Quantity(Dimension::Length),
-            "camera ahead of base_link; 1.5 m by default",
+            "objects farther away are left out; 80 m by default",
         ),
+        key("rate", RATE, "most summaries a second; 1Hz by default"),
     ]],
 );
 
@@ -419,7 +427,6 @@ static ADVISOR: Table = table(
             must("models", Shape::Fields(&ADVISOR_MODELS), "models by role"),
             must("in", Shape::Fields(&ADVISOR_IN), "inputs"),
             must("out", Shape::Fields(&ADVISOR_OUT), "outputs"),
-            key("params", Shape::Fields(&ADVISOR_PARAMS), "parameters"),
         ],
     ],
 );
@@ -445,14 +452,4 @@ static ADVISOR_IN: Table = ports(
 static ADVISOR_OUT: Table = ports(
     "a planner-advisor node",
     &[&[must("advice", Shape::Output(ADVICE), "for the gate only")]],
-);
-
-/// Parameters of planner-advisor.
-pub static ADVISOR_PARAMS: Table = params(
-    "a planner-advisor node",
-    &[&[key(
-        "validity",
-        DURATION,
-        "how long an advice is valid after it was made; 2s by default",
-    )]],
 );

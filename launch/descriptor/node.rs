@@ -10,7 +10,7 @@ use super::findings::Findings;
 use super::graph::{
     AdvisorParams, InputSpec, NodeKind, NodeSpec, OutputSpec, Params, SpeechParams, SummaryParams,
 };
-use super::kinds::{ADVISOR_PARAMS, BUDGET, INPUT, SPEECH_PARAMS, SUMMARY_PARAMS};
+use super::kinds::{BUDGET, INPUT, SPEAKERS, SPEECH_PARAMS, SUMMARY_PARAMS};
 use super::shape::{Fields, Table};
 use super::units::Dimension;
 use super::yaml::{Entry, Node};
@@ -151,61 +151,53 @@ fn params(kind: NodeKind, node: &Fields<'_>, findings: &mut Findings) -> Params 
     let table: &'static Table = match kind {
         NodeKind::SpeechCommand => &SPEECH_PARAMS,
         NodeKind::PerceptionSummary => &SUMMARY_PARAMS,
-        NodeKind::PlannerAdvisor => &ADVISOR_PARAMS,
+        NodeKind::PlannerAdvisor => return Params::Advisor(AdvisorParams),
     };
     let fields = node.fields("params", table);
-    let ratio = |key: &str, default: f64| {
+    let value = |key: &str, dimension, default: f64| {
         fields
-            .and_then(|f| f.quantity(key, Dimension::Ratio))
-            .unwrap_or(default) as f32
+            .and_then(|f| f.quantity(key, dimension))
+            .unwrap_or(default)
     };
+    if kind == NodeKind::PerceptionSummary {
+        let rate_hz = value("rate", Dimension::Rate, 1.0);
+        if let (true, Some(node)) = (rate_hz == 0.0, fields.and_then(|f| f.get("rate"))) {
+            findings.error(node.at, "a rate of 0Hz never sends");
+        }
+        return Params::Summary(SummaryParams {
+            min_score: value("min_score", Dimension::Ratio, 0.4) as f32,
+            max_objects: fields.and_then(|f| f.int("max_objects")).unwrap_or(8),
+            range_m: value("range", Dimension::Length, 80.0) as f32,
+            rate_hz,
+        });
+    }
     let time = |key: &str, default_ms| {
         fields
             .and_then(|f| f.duration(key))
             .unwrap_or(Duration::from_millis(default_ms))
     };
-    match kind {
-        NodeKind::SpeechCommand => {
-            let words = fields.and_then(|f| f.get("fast_words"));
-            let list = |key: &str| {
-                let items = words?.get(key)?.items();
-                Some(
-                    items
-                        .iter()
-                        .filter_map(|n| n.text().map(str::to_owned))
-                        .collect(),
-                )
-            };
-            Params::Speech(SpeechParams {
-                min_confidence: ratio("min_confidence", 0.6),
-                stop_words: list("STOP"),
-                pull_over_words: list("PULL_OVER"),
-                vad_threshold: ratio("vad_threshold", 0.5),
-                hangover: time("hangover", 480),
-                max_utterance: time("max_utterance", 15_000),
-                language: fields
-                    .and_then(|f| f.text("language"))
-                    .unwrap_or_else(|| "en".to_owned()),
-            })
-        }
-        NodeKind::PerceptionSummary => {
-            let value = |key: &str, dimension, default: f64| {
-                fields
-                    .and_then(|f| f.quantity(key, dimension))
-                    .unwrap_or(default)
-            };
-            let rate_hz = value("rate", Dimension::Rate, 1.0);
-            if let (true, Some(node)) = (rate_hz == 0.0, fields.and_then(|f| f.get("rate"))) {
-                findings.error(node.at, "a rate of 0Hz never sends");
-            }
-            Params::Summary(SummaryParams {
-                rate_hz,
-                field_of_view_deg: value("field_of_view", Dimension::Angle, 60.0) as f32,
-                camera_forward_m: value("camera_forward", Dimension::Length, 1.5) as f32,
-            })
-        }
-        NodeKind::PlannerAdvisor => Params::Advisor(AdvisorParams {
-            validity: time("validity", 2000),
-        }),
-    }
+    let words = fields.and_then(|f| f.get("fast_words"));
+    let list = |key: &str| {
+        let items = words?.get(key)?.items();
+        Some(
+            items
+                .iter()
+                .filter_map(|n| n.text().map(str::to_owned))
+                .collect(),
+        )
+    };
+    let speaker = fields.and_then(|f| f.text("speaker"));
+    let speaker = SPEAKERS
+        .iter()
+        .position(|s| Some(*s) == speaker.as_deref())
+        .map_or(0, |i| i + 1);
+    Params::Speech(SpeechParams {
+        min_confidence: value("min_confidence", Dimension::Ratio, 0.6) as f32,
+        stop_words: list("STOP"),
+        pull_over_words: list("PULL_OVER"),
+        vad_threshold: value("vad_threshold", Dimension::Ratio, 0.5) as f32,
+        hangover: time("hangover", 480),
+        max_utterance: time("max_utterance", 15_000),
+        speaker: u8::try_from(speaker).unwrap_or(0),
+    })
 }

@@ -21,8 +21,6 @@ pub enum Dimension {
     Acceleration,
     /// Length, in metres inside.
     Length,
-    /// Angle, in degrees inside.
-    Angle,
     /// Memory, in bytes inside.
     Bytes,
     /// Frequency, in Hz inside.
@@ -46,11 +44,6 @@ impl Dimension {
             Dimension::Speed => &[("m/s", 1.0), ("km/h", 1.0 / 3.6)],
             Dimension::Acceleration => &[("m/s2", 1.0), ("m/s²", 1.0), ("m/s^2", 1.0)],
             Dimension::Length => &[("m", 1.0), ("cm", 1e-2), ("mm", 1e-3), ("km", 1e3)],
-            Dimension::Angle => &[
-                ("deg", 1.0),
-                ("°", 1.0),
-                ("rad", 180.0 / std::f64::consts::PI),
-            ],
             Dimension::Bytes => &[
                 ("MiB", 1_048_576.0),
                 ("MB", 1e6),
@@ -72,7 +65,6 @@ impl Dimension {
             Dimension::Speed => "a speed such as 13.9 m/s",
             Dimension::Acceleration => "an acceleration such as 1.5 m/s2",
             Dimension::Length => "a length such as 3.5 m",
-            Dimension::Angle => "an angle such as 60 deg",
             Dimension::Bytes => "a size such as 180MiB",
             Dimension::Rate => "a rate such as 50Hz",
             Dimension::Ratio => "a ratio from 0 to 1 such as 0.6",
@@ -96,7 +88,6 @@ impl Dimension {
             Dimension::Speed => 150.0, // m/s: faster than any road vehicle
             Dimension::Acceleration => 100.0, // m/s²: ten times gravity
             Dimension::Length => 1e6,
-            Dimension::Angle => 360.0,
             Dimension::Bytes => 1e15,
             Dimension::Rate => 1e6,
             Dimension::Ratio => 1.0,
@@ -211,7 +202,7 @@ pub fn any_quantity(text: &str) -> Option<f64> {
 fn parse(text: &str, dimension: Dimension) -> Option<f64> {
     let text = text.trim();
     let split = text
-        .find(|c: char| c.is_alphabetic() && c != 'e' && c != 'E' || "%° ".contains(c))
+        .find(|c: char| c.is_alphabetic() && c != 'e' && c != 'E' || "% ".contains(c))
         .unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     if !number.starts_with(|c: char| c.is_ascii_digit() || c == '.') {
@@ -229,7 +220,7 @@ fn parse(text: &str, dimension: Dimension) -> Option<f64> {
 
 /// Number and unit as people write them: short units closed up, compound ones apart.
 fn spell(number: &str, unit: &str) -> String {
-    if unit.contains('/') || unit == "deg" {
+    if unit.contains('/') {
         format!("{number} {unit}")
     } else {
         format!("{number}{unit}")
@@ -279,8 +270,6 @@ mod tests {
         ("180MiB", Bytes, 188_743_680.0),
         ("48MB", Bytes, 48e6),
         ("50Hz", Rate, 50.0),
-        ("60 deg", Angle, 60.0),
-        ("90°", Angle, 90.0),
         ("60%", Ratio, 0.6),
         ("0.6", Ratio, 0.6),
     ];
