@@ -140,7 +140,11 @@ impl Config {
                 .into());
             }
         }
-        // MatMulNBits reads whole blocks along these widths.
+        self.check_widths()
+    }
+
+    /// MatMulNBits reads whole blocks along these widths.
+    fn check_widths(&self) -> Result<(), ForgeError> {
         let widths = [
             ("llama.embedding_length", self.hidden),
             ("llama.feed_forward_length", self.feed_forward),
