@@ -15,7 +15,7 @@ use super::scenario::{MS, World, settings};
 enum Event {
     Advice(AdviceFact),
     Command(CommandFact),
-    Scene(SceneFact),
+    Scene(Box<SceneFact>),
     Ego(EgoFact),
     Mode(ModeFact),
     /// Wall and monotonic clock move by these, ns; the wall may go back.
@@ -130,7 +130,7 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         3 => advice().prop_map(Event::Advice),
         4 => command().prop_map(Event::Command),
-        2 => scene().prop_map(Event::Scene),
+        2 => scene().prop_map(|scene| Event::Scene(Box::new(scene))),
         3 => (offset(), number()).prop_map(|(stamp_ns, speed_mps)| Event::Ego(EgoFact { stamp_ns, speed_mps })),
         1 => (offset(), report).prop_map(|(stamp_ns, report)| Event::Mode(ModeFact { stamp_ns, report })),
         3 => prop_oneof![9 => (0i64..300 * MS).prop_map(|step| Event::Time(step, step)), 1 => (any::<i64>(), 0i64..10_000 * MS).prop_map(|(wall, mono)| Event::Time(wall, mono))],
@@ -163,7 +163,7 @@ fn happen(world: &mut World, event: Event, publisher: Option<u128>) {
             let fact = SceneFact {
                 stamp_ns: at(fact.stamp_ns),
                 generated_ns: at(fact.generated_ns),
-                ..fact
+                ..*fact
             };
             world.inputs.ingest_scene(policy, fact, publisher, now)
         }
