@@ -378,7 +378,9 @@ mod tests {
             )
         };
         let absent = root.path().join("absent");
-        let cases: [(&str, &[(&str, &Path)], &str); 6] = [
+        /// Recipe, sources, and what the message must contain.
+        type Case<'a> = (&'a str, &'a [(&'a str, &'a Path)], &'a str);
+        let cases: [Case<'_>; 6] = [
             (COPY, &[], "needs a source named in.onnx, found no sources"),
             (&escape, &[("in.onnx", &absent)], "files is ../model.onnx"),
             (&manifest, &[("in.onnx", &absent)], "files is llmasos.json"),

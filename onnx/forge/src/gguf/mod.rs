@@ -407,11 +407,11 @@ impl<'a> Gguf<'a> {
         let Some(Value::Array(items)) = self.metadata.get(key) else {
             return Err(wrong_type(key, EXPECTED, self.metadata.get(key)));
         };
-        let text = |item| match item {
-            &Value::String(ref text) => Ok(text.as_str()),
+        let texts = items.iter().map(|item| match item {
+            Value::String(text) => Ok(text.as_str()),
             other => Err(wrong_type(key, EXPECTED, Some(other))),
-        };
-        items.iter().map(text).collect()
+        });
+        texts.collect()
     }
 
     /// An array of integers.

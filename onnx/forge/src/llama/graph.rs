@@ -172,15 +172,7 @@ impl<'a> Builder<'a> {
                 &["embedding"],
             )),
             Storage::Blocks(format) => {
-                let row_bytes = hidden / BLOCK * format.block_bytes();
-                self.graph
-                    .integers("embedding.rows", &[2], &[vocab as i64, row_bytes as i64]);
-                self.graph.node(Node::new(
-                    "Reshape",
-                    &["embedding.weight", "embedding.rows"],
-                    &["embedding.codes"],
-                ));
-                let mut inputs = vec!["embedding.codes", "input_ids", "embedding.weight.scales"];
+                let mut inputs = vec!["embedding.weight", "input_ids", "embedding.weight.scales"];
                 if format.has_zero_points() {
                     inputs.push("embedding.weight.zero_points");
                 }
@@ -418,7 +410,8 @@ impl<'a> Builder<'a> {
             format!("{}.scales", matrix.name),
             format!("{}.zero_points", matrix.name),
         );
-        let mut inputs = vec![input, &matrix.name, &scales];
+        let blocks = self.as_blocks(matrix, format);
+        let mut inputs = vec![input, &blocks, &scales];
         if format.has_zero_points() {
             inputs.push(&zeros);
         }
@@ -430,6 +423,23 @@ impl<'a> Builder<'a> {
             .int("block_size", BLOCK as i64);
         self.graph
             .node(node.int("accuracy_level", self.options.accuracy_level.into()));
+    }
+
+    /// The codes as MatMulNBits wants them, [rows, blocks, bytes]. A table is stored flat for the lookup, which reads it in place
+    /// from the mapped file; the view of the head is packed anew by the runtime anyway, so that only one copy stays in memory.
+    fn as_blocks(&mut self, matrix: &Matrix, format: CodeFormat) -> String {
+        if !matrix.is_table() {
+            return matrix.name.clone();
+        }
+        let (shape, view) = (
+            format!("{}.shape", matrix.name),
+            format!("{}.blocks", matrix.name),
+        );
+        let dims = matrix.block_dims(format);
+        self.graph.integers(&shape, &[3], &dims);
+        self.graph
+            .node(Node::new("Reshape", &[&matrix.name, &shape], &[&view]));
+        view
     }
 
     /// Registers a matrix's constants.

@@ -47,8 +47,24 @@ impl Matrix {
         self.parts.iter().map(|part| part.rows).sum()
     }
 
+    /// True for embedding and head, which are looked up by row.
+    pub(super) fn is_table(&self) -> bool {
+        self.parts
+            .iter()
+            .any(|part| part.tensor == EMBEDDING || part.tensor == HEAD)
+    }
+
+    /// Shape of the codes: [rows, blocks, bytes of a block].
+    pub(super) fn block_dims(&self, format: CodeFormat) -> [i64; 3] {
+        [
+            self.rows() as i64,
+            (self.columns / BLOCK) as i64,
+            format.block_bytes() as i64,
+        ]
+    }
+
     /// Registers the constants. Blocks: `name`, `name.scales` and, if there are any, `name.zero_points`. Floats: `name`, stored as
-    /// MatMul wants it, [columns, rows]; the embedding stays [rows, columns].
+    /// MatMul wants it, [columns, rows]. Tables stay [rows, bytes] and [rows, columns].
     pub(super) fn register<'a>(
         &self,
         gguf: &'a Gguf<'a>,
@@ -58,11 +74,17 @@ impl Matrix {
         let (rows, columns, matrix) = (self.rows() as i64, self.columns as i64, self.clone());
         match storage {
             Storage::Blocks(format) => {
-                let blocks = columns / BLOCK as i64;
-                let shape = [rows, blocks, format.block_bytes() as i64];
+                let [_, blocks, block_bytes] = self.block_dims(format);
+                let flat = [rows, blocks * block_bytes];
+                let solid = [rows, blocks, block_bytes];
+                let shape = if self.is_table() {
+                    &flat[..]
+                } else {
+                    &solid[..]
+                };
                 let scales = format!("{}.scales", self.name);
                 let mut tensors = vec![
-                    TensorSpec::new(&self.name, DataType::Uint8, &shape),
+                    TensorSpec::new(&self.name, DataType::Uint8, shape),
                     TensorSpec::new(scales, DataType::Float, &[rows, blocks]),
                 ];
                 if format.has_zero_points() {
@@ -83,10 +105,7 @@ impl Matrix {
                 });
             }
             Storage::Fp32 => {
-                let is_table = matrix
-                    .parts
-                    .iter()
-                    .any(|part| part.tensor == EMBEDDING || part.tensor == HEAD);
+                let is_table = self.is_table();
                 let dims = if is_table {
                     [rows, columns]
                 } else {

@@ -286,16 +286,16 @@ impl<'a> Converter<'a> {
         };
         let epsilon = node.float("epsilon")?;
         let channels = convolution.bias.len();
-        let mut constants = Vec::new();
-        for index in 1..5 {
-            constants.push(spread(node, &self.floats(node, index)?, channels)?);
+        let mut constants = [const { Vec::new() }; 4];
+        for (index, constant) in constants.iter_mut().enumerate() {
+            *constant = spread(node, &self.floats(node, index + 1)?, channels)?;
         }
-        for channel in 0..channels {
-            let [gamma, beta, mean, variance] =
-                [0, 1, 2, 3].map(|which: usize| constants[which][channel]);
-            let factor = gamma / (variance + epsilon).sqrt();
+        let [gammas, betas, means, variances] = constants;
+        for (channel, gamma) in gammas.into_iter().enumerate() {
+            let factor = gamma / (variances[channel] + epsilon).sqrt();
             convolution.scale[channel] *= factor;
-            convolution.bias[channel] = (convolution.bias[channel] - mean) * factor + beta;
+            convolution.bias[channel] =
+                (convolution.bias[channel] - means[channel]) * factor + betas[channel];
         }
         Ok(Value::Convolution(convolution))
     }

@@ -143,8 +143,11 @@ fn encode(nodes: &[NodeDef]) -> Vec<u8> {
     bytes
 }
 
+/// Boxes, classes, and constants by name.
+type Converted = (usize, usize, BTreeMap<String, Vec<f32>>);
+
 /// Converts, and makes every weight, as the writer would.
-fn convert(bytes: &[u8]) -> Result<(usize, usize, BTreeMap<String, Vec<f32>>), ForgeError> {
+fn convert(bytes: &[u8]) -> Result<Converted, ForgeError> {
     let source = GraphDef::parse(bytes)?;
     let detector = detector(&source)?;
     let mut weights = BTreeMap::new();
