@@ -30,8 +30,14 @@ enum Verb {
     Schema(cmd::schema::Args),
     /// Models: list, pull, verify, info
     Model(cmd::model::Args),
+    /// Measure
+    Bench(cmd::bench::Args),
     /// One node of a descriptor in this process
     Node(cmd::node::Args),
+    /// Run one node of a descriptor on files, without a bus
+    Try(cmd::try_node::Args),
+    /// Topics: list, echo, pub
+    Topic(cmd::topic::Args),
     /// Run the gate of a descriptor in this process
     Gate(cmd::gate::Args),
 }
@@ -39,7 +45,7 @@ enum Verb {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     // Standard output carries results; what happens inside goes to standard error, and only when it matters.
-    let filter = EnvFilter::try_from_env("LLMASOS_LOG").unwrap_or_else(|_| EnvFilter::new("error"));
+    let filter = EnvFilter::try_from_env("LLMASOS_LOG").unwrap_or_else(|_| EnvFilter::new("error,onnxruntime=off"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let outcome = match cli.verb {
         Verb::Launch(args) => cmd::launch::run(&args),
@@ -48,7 +54,10 @@ fn main() -> ExitCode {
         Verb::Graph(args) => cmd::graph::run(&args),
         Verb::Schema(args) => cmd::schema::run(&args),
         Verb::Model(args) => model(args),
+        Verb::Bench(args) => cmd::bench::run(&args),
         Verb::Node(args) => cmd::node::run(&args),
+        Verb::Try(args) => cmd::try_node::run(&args),
+        Verb::Topic(args) => cmd::topic::run(&args),
         Verb::Gate(args) => cmd::gate::run(&args),
     };
     outcome.unwrap_or_else(|error| {

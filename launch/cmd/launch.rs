@@ -1,13 +1,14 @@
 //! `llmasos launch`: runs a descriptor, plays its sources, shows what happens, and says at the end how it went.
 
 use std::{
+    collections::BTreeMap,
     io::{IsTerminal, Write},
     process::ExitCode,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use llmasos_nodes::contract::{Accept, QueuePolicy, TopicContract};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -17,7 +18,11 @@ use tokio::{
 
 use super::check::{DescriptorArgs, EXIT_USAGE, catalogue_facts, environment, usage};
 use crate::{
-    descriptor::{self, check::Facts, graph::Graph},
+    descriptor::{
+        self,
+        check::Facts,
+        graph::{Fetch, Graph},
+    },
     models::Cancel,
     observe::{
         beats::Beats,
@@ -84,7 +89,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             return Ok(ExitCode::from(EXIT_USAGE));
         }
     };
-    let folders = fetch(&graph)?;
+    let folders = fetch(needed(&graph, true))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let code = runtime.block_on(operate(args, &graph, &folders))?;
     // Blocking threads of models may still be inside a run: they are not waited for.
@@ -93,12 +98,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 }
 
 /// Gets models and data, with Ctrl-C leaving a part that the next start continues.
-fn fetch(graph: &Graph) -> Result<Folders> {
+pub(crate) fn fetch(names: BTreeMap<String, Fetch>) -> Result<Folders> {
     let cancel = Cancel::default();
     let flag = cancel.clone();
     let waiting = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     waiting.block_on(async {
-        let names = needed(graph, true);
         let work = tokio::task::spawn_blocking(move || ensure(&names, &cancel));
         tokio::pin!(work);
         loop {
@@ -146,7 +150,9 @@ async fn operate(args: &Args, graph: &Graph, folders: &Folders) -> Result<ExitCo
             for fault in faults::of(graph) {
                 playing.spawn(faults::inject(fault, Arc::clone(&system), tokio::time::Instant::from_std(start)));
             }
-            let ended = follow(&mut messages, &mut show, &mut beats, &mut report, &mut stop, start, length).await;
+            let critical: Vec<String> = graph.nodes.iter().filter(|node| node.critical).map(|node| node.name.clone()).collect();
+            let lost = || system.lost(&critical);
+            let ended = follow(&mut messages, &mut show, &mut beats, &mut report, &mut stop, &lost, start, length).await;
             playing.shutdown().await;
             ended
         }
@@ -188,6 +194,7 @@ async fn follow(
     beats: &mut Beats,
     report: &mut Report,
     stop: &mut Stop,
+    lost: &dyn Fn() -> Option<String>,
     start: Instant,
     length: Option<Duration>,
 ) -> Result<bool> {
@@ -205,6 +212,9 @@ async fn follow(
                     report.settle(settled);
                 }
                 show.draw(start.elapsed(), length)?;
+                if let Some(reason) = lost() {
+                    bail!(reason);
+                }
                 if show.wants_to_end()? {
                     return Ok(false);
                 }

@@ -1,5 +1,6 @@
 //! The verbs of the command line, one file each.
 
+pub mod bench;
 pub mod check;
 pub mod expand;
 pub mod gate;
@@ -8,3 +9,6 @@ pub mod launch;
 pub mod model;
 pub mod node;
 pub mod schema;
+pub mod topic;
+pub mod try_node;
+mod usage;

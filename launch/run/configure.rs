@@ -35,6 +35,8 @@ pub fn bus(graph: &Graph, parent: Option<&str>) -> BusOptions {
         mode: if zenoh.client { BusMode::Client } else { BusMode::Peer },
         listen: if parent.is_some() { Vec::new() } else { zenoh.listen.clone() },
         connect,
+        connect_required: !zenoh.connect_optional && parent.is_none(),
+        multicast: zenoh.multicast,
         config_file: zenoh.config.clone(),
     }
 }
@@ -177,7 +179,7 @@ pub fn gate_topics(graph: &Graph, gate: &GateSpec) -> Result<GateTopics> {
         control_mode: input("control_mode")?,
         mrm: input("mrm")?,
         verdict: verdict.topic.clone(),
-        autoware_velocity_limit: false,
+        autoware_velocity_limit: gate.velocity_limit,
     })
 }
 

@@ -2,5 +2,6 @@
 
 pub mod child_process;
 pub mod configure;
+pub mod lone;
 pub mod models;
 pub mod system;

@@ -10,10 +10,10 @@
 use std::{
     path::PathBuf,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use llmasos_engine::Runtime;
 use llmasos_nodes::{
     advisor::node::AdvisorNode,
@@ -30,6 +30,7 @@ use tokio::task::JoinHandle;
 use super::{
     child_process::ChildProcess,
     configure,
+    lone,
     models::{Folders, Ground, Servers, manifest_sha256},
 };
 use crate::descriptor::graph::{Graph, NodeKind, NodeSpec};
@@ -110,26 +111,15 @@ impl System {
     /// # Errors
     /// When `limit` passes first or a child was given up; names it and its state.
     pub async fn ready(&self, limit: Duration) -> Result<()> {
-        let deadline = Instant::now() + limit;
-        loop {
-            let waiting: Vec<(String, NodeState, String)> = self
-                .names
-                .iter()
-                .filter_map(|name| self.health.state(name).map(|(state, detail)| (name.clone(), state, detail)))
-                .filter(|(_, state, _)| *state != NodeState::Ready)
-                .collect();
-            if waiting.is_empty() {
-                return Ok(());
-            }
-            if let Some((name, _, detail)) = waiting.iter().find(|(_, state, detail)| *state == NodeState::Failed && detail.starts_with("given up")) {
-                bail!("{name}: {detail}");
-            }
-            if Instant::now() >= deadline {
-                let list: Vec<String> = waiting.iter().map(|(name, state, detail)| format!("{name} {} {detail}", state.name())).collect();
-                bail!("not ready after {} s: {}", limit.as_secs(), list.join("; "));
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        lone::until_ready(&self.health, &self.names, limit).await
+    }
+
+    /// A critical child that was given up, and why.
+    pub fn lost(&self, critical: &[String]) -> Option<String> {
+        critical.iter().find_map(|name| match self.health.state(name) {
+            Some((NodeState::Failed, detail)) if detail.starts_with("given up") => Some(format!("{name} is critical: {detail}")),
+            _ => None,
+        })
     }
 
     /// Fault injection: kills a node or the gate as a crash would.
@@ -157,7 +147,10 @@ fn child(ground: &Ground<'_>, node: &NodeSpec, servers: &mut Servers, bus: &Bus)
     let out = |port: &str| node.output(port).map(str::to_owned).with_context(|| format!("node {} has no output {port}", node.name));
     let start = match node.kind {
         NodeKind::SpeechCommand => {
-            let models = SpeechModels { voice: servers.voice(ground, node)?, recogniser: servers.recogniser(ground, node)? };
+            let models = match node.inputs.contains_key("audio") {
+                true => Some(SpeechModels { voice: servers.voice(ground, node)?, recogniser: servers.recogniser(ground, node)? }),
+                false => None,
+            };
             let parts = (configure::port(graph, node, "audio")?, configure::port(graph, node, "text")?, out("command")?, Arc::new(configure::speech(node)?));
             let bus = bus.clone();
             actor(move || SpeechNode {

@@ -33,6 +33,9 @@ pub const PAYLOAD_BYTES_MAX: usize = 64 << 20;
 /// Where a local router is looked for, as ROS 2's rmw_zenoh does.
 pub const LOCAL_ROUTER: &str = "tcp/127.0.0.1:7447";
 
+/// How long a session that needs somebody to talk to waits for it, in ms.
+const CONNECT_LIMIT_MS: u32 = 5_000;
+
 /// What can go wrong with the session itself.
 #[derive(Debug, thiserror::Error)]
 pub enum BusError {
@@ -114,6 +117,10 @@ pub struct BusOptions {
     pub listen: Vec<String>,
     /// Addresses to connect to. A peer tries them for ever in the background and runs without them.
     pub connect: Vec<String>,
+    /// Refuse to open when none of `connect` answers. A client always does.
+    pub connect_required: bool,
+    /// Look for others by multicast.
+    pub multicast: bool,
     /// A Zenoh configuration file, passed through; the other fields then only add to it.
     pub config_file: Option<PathBuf>,
 }
@@ -441,21 +448,13 @@ fn configuration(options: &BusOptions, listen: &[String]) -> Result<zenoh::Confi
     };
     if options.config_file.is_none() {
         set("mode", format!("\"{}\"", options.mode.name()))?;
-        set("scouting/multicast/enabled", "false".to_owned())?;
+        set("scouting/multicast/enabled", options.multicast.to_string())?;
         set("listen/endpoints", format!("{listen:?}"))?;
         // A peer goes on without a router; a client without one is an error at once rather than a silence.
-        set(
-            "connect/exit_on_failure",
-            (options.mode == BusMode::Client).to_string(),
-        )?;
-        set(
-            "connect/timeout_ms",
-            if options.mode == BusMode::Client {
-                "5000".to_owned()
-            } else {
-                "0".to_owned()
-            },
-        )?;
+        let required = options.connect_required || options.mode == BusMode::Client;
+        set("connect/exit_on_failure", required.to_string())?;
+        let patience_ms = if required { CONNECT_LIMIT_MS } else { 0 };
+        set("connect/timeout_ms", patience_ms.to_string())?;
         // Ages and publisher identities come from Zenoh's timestamps, which are off by default outside routers.
         set("timestamping/enabled", "true".to_owned())?;
     } else if !listen.is_empty() {

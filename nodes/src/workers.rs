@@ -1,6 +1,9 @@
 //! What model threads do: one worker per kind of model, each owning its sessions.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use llmasos_engine::{
     audio::{Moonshine, Transcript, VoiceActivity},
@@ -206,6 +209,8 @@ pub struct LanguageAnswer {
     pub tokens_in: u32,
     /// Tokens of the answer.
     pub tokens_out: u32,
+    /// Time of decoding, after the prompt.
+    pub decode: Duration,
 }
 
 impl LanguageWork {
@@ -246,7 +251,7 @@ impl Work for LanguageWork {
             piece.map_err(|error| error.to_string())?;
         }
         let finished = generation.finish().map_err(|error| error.to_string())?;
-        let seconds = |duration: std::time::Duration| duration.as_secs_f64().max(1e-6);
+        let seconds = |duration: Duration| duration.as_secs_f64().max(1e-6);
         self.rates = Some((
             finished.tokens_in as f64 / seconds(finished.prefill),
             finished.tokens_out as f64 / seconds(finished.decode),
@@ -256,6 +261,7 @@ impl Work for LanguageWork {
             text: finished.text,
             tokens_in: finished.tokens_in as u32,
             tokens_out: finished.tokens_out as u32,
+            decode: finished.decode,
         })
     }
 

@@ -41,8 +41,8 @@ pub struct SpeechNode {
     pub command: String,
     /// How it hears.
     pub options: Arc<SpeechOptions>,
-    /// Whom it asks.
-    pub models: SpeechModels,
+    /// Whom it asks; without sound nobody.
+    pub models: Option<SpeechModels>,
 }
 
 /// What the node is told.
@@ -152,13 +152,14 @@ impl Actor for SpeechNode {
 
 impl SpeechNode {
     async fn hear(&self, myself: &ActorRef<SpeechMessage>, state: &mut SpeechState) {
+        let Some(models) = &self.models else { return };
         while let Some(taken) = state.audio.as_mut().and_then(Port::take) {
             self.health.beat();
             let ended = match state
                 .hearing
                 .listen(
                     &taken.message,
-                    &self.models.voice,
+                    &models.voice,
                     self.options.priority,
                     false,
                 )
@@ -180,7 +181,7 @@ impl SpeechNode {
                 let (to, frame, models, options) = (
                     myself.clone(),
                     taken.message.frame_id.clone(),
-                    self.models.clone(),
+                    models.clone(),
                     Arc::clone(&self.options),
                 );
                 tokio::spawn(async move {
@@ -208,13 +209,16 @@ impl SpeechNode {
 
     fn beat(&self) {
         self.health.beat();
-        let waiting = match &self.audio {
-            // Text needs no model.
-            None => None,
-            Some(_) if !self.models.voice.is_ready() => Some(self.models.voice.name()),
-            Some(_) if !self.models.recogniser.is_ready() => Some(self.models.recogniser.name()),
-            Some(_) => None,
-        };
+        // Text needs no model.
+        let waiting = self.models.as_ref().and_then(|models| {
+            if !models.voice.is_ready() {
+                Some(models.voice.name())
+            } else if !models.recogniser.is_ready() {
+                Some(models.recogniser.name())
+            } else {
+                None
+            }
+        });
         match waiting {
             Some(model) => self
                 .health

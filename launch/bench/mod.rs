@@ -1,0 +1,3 @@
+//! Benchmarks: numbers that the README may quote, printed by the command that measured them.
+
+pub mod nodes;
