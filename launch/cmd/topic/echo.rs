@@ -14,7 +14,7 @@ use llmasos_nodes::{bus::Arrival, clock};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::{BACKLOG, Reach, TypesFrom, close, line, payload, payload::Types, stopped};
+use super::{BACKLOG, Reach, TypesFrom, close, declared, line, payload, payload::Types, stopped};
 use crate::observe::watch::Seen;
 
 /// Arguments of `llmasos topic echo`.
@@ -24,7 +24,8 @@ use crate::observe::watch::Seen;
   llmasos topic echo --namespace ego odometry --type nav_msgs/Odometry --once
   llmasos topic echo 'ego/**' --launch launch/demo.yaml --json
 
-Wildcards of Zenoh are allowed. JSON and text are shown as they are; what cannot be decoded is told by its size, and the listening goes on.")]
+Wildcards of Zenoh are allowed. JSON and text are shown as they are; what cannot be decoded is told by its size, and the listening goes on;
+with --once the exit code is then 1. Ctrl-C ends it.")]
 pub(super) struct Args {
     /// The topic
     #[arg(value_name = "TOPIC")]
@@ -55,13 +56,12 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode> {
     let (sender, mut messages) = mpsc::channel::<Arrival>(BACKLOG);
     let missed = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&missed);
-    let subscription = bus
-        .subscribe(&args.topic, move |arrival| {
-            if sender.try_send(arrival).is_err() {
-                counted.fetch_add(1, Ordering::Relaxed);
-            }
-        })
-        .await?;
+    let on = move |arrival| {
+        if sender.try_send(arrival).is_err() {
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    let subscription = declared(bus.subscribe(&args.topic, on).await)?;
     let ended = follow(args, fixed, &types, &mut messages).await;
     drop(subscription);
     close(bus).await;
@@ -69,27 +69,29 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode> {
         0 => {}
         missed => eprintln!("note: {missed} messages came faster than they could be printed"),
     }
-    ended.map(|()| ExitCode::SUCCESS)
+    Ok(if ended? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn follow(args: &Args, fixed: Option<&'static str>, types: &Types, messages: &mut mpsc::Receiver<Arrival>) -> Result<()> {
+/// Prints until it is told to end. `false` when the one message that was wanted could not be read.
+async fn follow(args: &Args, fixed: Option<&'static str>, types: &Types, messages: &mut mpsc::Receiver<Arrival>) -> Result<bool> {
     let stop = stopped();
     tokio::pin!(stop);
     loop {
         tokio::select! {
-            stopped = &mut stop => return stopped,
+            stopped = &mut stop => return stopped.map(|()| true),
             Some(arrival) = messages.recv() => {
                 let type_name = fixed.map(str::to_owned).or_else(|| types.of(&arrival.key, &arrival.encoding));
-                show(args, type_name.as_deref(), &arrival)?;
+                let readable = show(args, type_name.as_deref(), &arrival)?;
                 if args.once {
-                    return Ok(());
+                    return Ok(readable);
                 }
             }
         }
     }
 }
 
-fn show(args: &Args, type_name: Option<&str>, arrival: &Arrival) -> Result<()> {
+/// Prints a message, or what is wrong with it; `false` then.
+fn show(args: &Args, type_name: Option<&str>, arrival: &Arrival) -> Result<bool> {
     match payload::content(type_name, arrival) {
         Ok(data) => {
             let shown = match &args.field {
@@ -97,20 +99,21 @@ fn show(args: &Args, type_name: Option<&str>, arrival: &Arrival) -> Result<()> {
                 None => &data,
             };
             if args.json {
-                line(&seen(type_name, arrival, &data, shown.clone(), None).to_string())
+                line(&seen(type_name, arrival, &data, shown.clone(), None).to_string())?;
             } else if args.field.is_some() {
-                line(&plain(shown))
+                line(&plain(shown))?;
             } else {
-                line(&format!("{}\n---", plain(shown)))
+                line(&format!("{}\n---", plain(shown)))?;
             }
+            Ok(true)
         }
         Err(problem) => {
             if args.json {
-                line(&seen(type_name, arrival, &Value::Null, json!({ "bytes": arrival.payload.len() }), Some(problem)).to_string())
+                line(&seen(type_name, arrival, &Value::Null, json!({ "bytes": arrival.payload.len() }), Some(problem)).to_string())?;
             } else {
                 eprintln!("{}: {} bytes: {problem}", arrival.key, arrival.payload.len());
-                Ok(())
             }
+            Ok(false)
         }
     }
 }

@@ -12,7 +12,7 @@ use llmasos_msgs::sniff;
 use llmasos_nodes::bus::Arrival;
 use serde_json::json;
 
-use super::{super::usage::wrong, Reach, TypesFrom, close, line, payload::Types, stopped};
+use super::{super::usage::wrong, Reach, TypesFrom, close, declared, line, payload::Types, stopped};
 
 /// Longest listening, in seconds.
 const SECONDS_MAX: f64 = 86_400.0;
@@ -61,7 +61,8 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode> {
     let bus = args.reach.open().await?;
     let board: Arc<Mutex<Board>> = Arc::default();
     let into = Arc::clone(&board);
-    let subscription = bus.subscribe("**", move |arrival| into.lock().unwrap_or_else(PoisonError::into_inner).see(&types, &arrival)).await?;
+    let on = move |arrival| into.lock().unwrap_or_else(PoisonError::into_inner).see(&types, &arrival);
+    let subscription = declared(bus.subscribe("**", on).await)?;
     tokio::select! {
         () = tokio::time::sleep(Duration::from_secs_f64(args.seconds)) => {}
         stop = stopped() => stop?,

@@ -16,11 +16,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
-use llmasos_nodes::bus::{Bus, BusMode, BusOptions, LOCAL_ROUTER};
+use llmasos_nodes::bus::{Bus, BusError, BusMode, BusOptions, LOCAL_ROUTER};
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::payload::Types;
-use super::usage::settle;
+use super::usage::{settle, wrong};
 
 /// How long closing the session may take.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
@@ -105,7 +105,7 @@ impl Reach {
             if address.contains('/') {
                 anyhow!("nobody answers at {address}: start the launch, it prints its address; then --connect ADDRESS")
             } else {
-                anyhow!("expected an address such as {LOCAL_ROUTER}, found {address}")
+                wrong(format!("--connect: expected an address such as {LOCAL_ROUTER}, found {address}"))
             }
         })
     }
@@ -115,6 +115,14 @@ impl TypesFrom {
     fn load(&self) -> Result<Types> {
         self.launch.as_deref().map_or_else(|| Ok(Types::default()), Types::of_descriptor)
     }
+}
+
+/// A topic that is no key is wrong usage; Zenoh's reason ends with a place in its source, which helps nobody here.
+fn declared<T>(outcome: Result<T, BusError>) -> Result<T> {
+    outcome.map_err(|error| match error {
+        BusError::Topic { topic, reason } => wrong(format!("topic {topic}: {}", reason.split(" at /").next().unwrap_or_default())),
+        other => other.into(),
+    })
 }
 
 /// Waits for Ctrl-C or SIGTERM.

@@ -171,7 +171,7 @@ fn no_field(at: &Value, part: &str, path: &str) -> anyhow::Error {
 pub(super) fn view(value: &Value) -> String {
     let mut out = String::new();
     write(value, 0, &mut out);
-    out.trim_start_matches('\n').trim_end().to_owned()
+    out.trim_start_matches(['\n', ' ']).trim_end().to_owned()
 }
 
 fn write(value: &Value, depth: usize, out: &mut String) {
@@ -265,5 +265,6 @@ mod tests {
         let expected = "header:\n  frame_id: \"map\"\nlist:\n  - # 0\n    x: 1\nplain: [1,2]\nnone: []\nlong: \"";
         assert!(text.starts_with(expected), "{text}");
         assert!(text.ends_with("# of 300 characters"), "{text}");
+        assert_eq!(view(&json!(7.5)), "7.5", "a single value stands alone");
     }
 }

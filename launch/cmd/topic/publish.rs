@@ -10,7 +10,7 @@ use llmasos_nodes::{
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::{super::usage::wrong, Reach, close, line, payload, stopped};
+use super::{super::usage::wrong, Reach, close, declared, line, payload, stopped};
 
 /// How long to wait for somebody who listens.
 const MATCH_LIMIT: Duration = Duration::from_secs(2);
@@ -64,7 +64,7 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode> {
 }
 
 async fn publish(args: &Args, type_name: &str, bus: &Bus) -> Result<()> {
-    let publisher = bus.raw_publisher(&args.topic, Qos::EVENT).await?;
+    let publisher = declared(bus.raw_publisher(&args.topic, Qos::EVENT).await)?;
     if !has_listener(&publisher).await {
         eprintln!("note: nobody listens on {}", publisher.key());
     }
