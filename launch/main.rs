@@ -8,9 +8,13 @@ use tracing_subscriber::EnvFilter;
 
 /// Language models on a vehicle's own computer.
 #[derive(Debug, Parser)]
-#[command(name = "llmasos", version, after_help = "Example: llmasos launch launch/demo.yaml
+#[command(
+    name = "llmasos",
+    version,
+    after_help = "Example: llmasos launch launch/demo.yaml
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 an expectation was missed, 4 incomplete data. LLMASOS_LOG=info shows what happens inside.")]
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 an expectation was missed, 4 incomplete data. LLMASOS_LOG=info shows what happens inside."
+)]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
@@ -45,8 +49,12 @@ enum Verb {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     // Standard output carries results; what happens inside goes to standard error, and only when it matters.
-    let filter = EnvFilter::try_from_env("LLMASOS_LOG").unwrap_or_else(|_| EnvFilter::new("error,onnxruntime=off"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let filter = EnvFilter::try_from_env("LLMASOS_LOG")
+        .unwrap_or_else(|_| EnvFilter::new("error,onnxruntime=off"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
     let outcome = match cli.verb {
         Verb::Launch(args) => cmd::launch::run(&args),
         Verb::Check(args) => cmd::check::run(&args),
@@ -68,5 +76,9 @@ fn main() -> ExitCode {
 
 /// Downloads wait for Ctrl-C beside them.
 fn model(args: cmd::model::Args) -> anyhow::Result<ExitCode> {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?.block_on(cmd::model::run(args))
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?
+        .block_on(cmd::model::run(args))
 }

@@ -8,7 +8,11 @@
 )]
 
 mod harness;
+mod hearing;
 mod layers;
+mod models;
+mod parity;
 mod running;
+mod seeing;
 mod sources;
 mod tidy;

@@ -95,13 +95,27 @@ impl Figure {
     fn time(name: &'static str, samples_ms: &[f64], target: &'static str, limit_ms: f64) -> Figure {
         let median = percentile(samples_ms, 0.5).unwrap_or(f64::NAN);
         let worst = percentile(samples_ms, 1.0).unwrap_or(f64::NAN);
-        Figure { name, unit: "ms", median, worst, target, kept: median <= limit_ms }
+        Figure {
+            name,
+            unit: "ms",
+            median,
+            worst,
+            target,
+            kept: median <= limit_ms,
+        }
     }
 
     fn rate(name: &'static str, samples: &[f64], target: &'static str, least: f64) -> Figure {
         let median = percentile(samples, 0.5).unwrap_or(f64::NAN);
         let worst = samples.iter().copied().fold(f64::INFINITY, f64::min);
-        Figure { name, unit: "tokens/s", median, worst, target, kept: median >= least }
+        Figure {
+            name,
+            unit: "tokens/s",
+            median,
+            worst,
+            target,
+            kept: median >= least,
+        }
     }
 
     /// One object of `--json`.
@@ -112,7 +126,10 @@ impl Figure {
     /// One line for people.
     pub fn line(&self) -> String {
         let mark = if self.kept { "kept" } else { "MISSED" };
-        format!("{:<52}{:>9.1} {:<9}worst {:>8.1}   target {:<14}{mark}", self.name, self.median, self.unit, self.worst, self.target)
+        format!(
+            "{:<52}{:>9.2} {:<9}worst {:>8.2}   target {:<14}{mark}",
+            self.name, self.median, self.unit, self.worst, self.target
+        )
     }
 }
 
@@ -128,13 +145,36 @@ pub async fn measure(material: &Material<'_>, mut tell: impl FnMut(&Figure)) -> 
     tell(&overhead(material.rounds).await?);
     let health = Health::default();
     let runtime = Runtime::start(&configure::runtime(material.graph)?)?;
-    let ground = Ground { graph: material.graph, folders: material.folders, runtime: &runtime, health: &health };
-    let node = |kind: NodeKind| material.graph.nodes.iter().find(|node| node.kind == kind).with_context(|| format!("the descriptor has no {kind:?} node"));
-    let (speech, summary, advisor) = (node(NodeKind::SpeechCommand)?, node(NodeKind::PerceptionSummary)?, node(NodeKind::PlannerAdvisor)?);
+    let ground = Ground {
+        graph: material.graph,
+        folders: material.folders,
+        runtime: &runtime,
+        health: &health,
+    };
+    let node = |kind: NodeKind| {
+        material
+            .graph
+            .nodes
+            .iter()
+            .find(|node| node.kind == kind)
+            .with_context(|| format!("the descriptor has no {kind:?} node"))
+    };
+    let (speech, summary, advisor) = (
+        node(NodeKind::SpeechCommand)?,
+        node(NodeKind::PerceptionSummary)?,
+        node(NodeKind::PlannerAdvisor)?,
+    );
     let mut servers = Servers::default();
-    let ears = SpeechModels { voice: servers.voice(&ground, speech)?, recogniser: servers.recogniser(&ground, speech)? };
-    let detector = servers.detector(&ground, summary)?.context("the summary node has no detector")?;
-    let language = servers.language(&ground, advisor)?.context("the advisor node has no language model")?;
+    let ears = SpeechModels {
+        voice: servers.voice(&ground, speech)?,
+        recogniser: servers.recogniser(&ground, speech)?,
+    };
+    let detector = servers
+        .detector(&ground, summary)?
+        .context("the summary node has no detector")?;
+    let language = servers
+        .language(&ground, advisor)?
+        .context("the advisor node has no language model")?;
     let lone = Lone::start(health.clone(), std::mem::take(&mut servers.children)).await?;
     lone.ready(READY_LIMIT).await?;
     for figure in hear(material, speech, &ears).await? {
@@ -150,19 +190,36 @@ pub async fn measure(material: &Material<'_>, mut tell: impl FnMut(&Figure)) -> 
 }
 
 /// Last speech sample to command, and the hang-over apart.
-async fn hear(material: &Material<'_>, node: &NodeSpec, models: &SpeechModels) -> Result<Vec<Figure>> {
+async fn hear(
+    material: &Material<'_>,
+    node: &NodeSpec,
+    models: &SpeechModels,
+) -> Result<Vec<Figure>> {
     let mut options = configure::speech(node)?;
     options.budget.response = PATIENCE;
     let (rate_hz, samples) = read_wav(material.utterance)?;
     let mut times = Vec::new();
     for round in 0..=material.rounds {
         let mut hearing = Hearing::new(&options.endpoint)?;
-        let sound = Sound { stamp_ns: clock::now_ns(), frame_id: String::new(), rate_hz, samples: samples.iter().map(|sample| f32::from(*sample) / 32768.0).collect() };
-        let utterances = hearing.listen(&sound, &models.voice, options.priority, true).await?;
-        let utterance = utterances.first().with_context(|| format!("{}: nobody speaks", material.utterance.display()))?;
+        let sound = Sound {
+            stamp_ns: clock::now_ns(),
+            frame_id: String::new(),
+            rate_hz,
+            samples: samples
+                .iter()
+                .map(|sample| f32::from(*sample) / 32768.0)
+                .collect(),
+        };
+        let utterances = hearing
+            .listen(&sound, &models.voice, options.priority, true)
+            .await?;
+        let utterance = utterances
+            .first()
+            .with_context(|| format!("{}: nobody speaks", material.utterance.display()))?;
         let begun = Instant::now();
         let heard = recognise(utterance, "", models, &options).await?;
-        let command = llmasos_nodes::speech::command::command(&heard, &options.fast, options.min_confidence);
+        let command =
+            llmasos_nodes::speech::command::command(&heard, &options.fast, options.min_confidence);
         if command.transcript.is_empty() {
             bail!("{}: nothing was understood", material.utterance.display());
         }
@@ -173,24 +230,47 @@ async fn hear(material: &Material<'_>, node: &NodeSpec, models: &SpeechModels) -
     let hang_over = f64::from(options.endpoint.hang_over_ms);
     Ok(vec![
         Figure::time("end of speech found → command", &times, "≤ 400 ms", 400.0),
-        Figure { name: "hang-over before that (a setting, waited for)", unit: "ms", median: hang_over, worst: hang_over, target: "-", kept: true },
+        Figure {
+            name: "hang-over before that (a setting, waited for)",
+            unit: "ms",
+            median: hang_over,
+            worst: hang_over,
+            target: "-",
+            kept: true,
+        },
     ])
 }
 
 /// A full-HD raw image to objects.
-async fn look(material: &Material<'_>, detector: &ModelClient<llmasos_nodes::workers::DetectWork>) -> Result<Figure> {
-    let bytes = std::fs::read(material.picture).with_context(|| format!("reading {}", material.picture.display()))?;
+async fn look(
+    material: &Material<'_>,
+    detector: &ModelClient<llmasos_nodes::workers::DetectWork>,
+) -> Result<Figure> {
+    let bytes = std::fs::read(material.picture)
+        .with_context(|| format!("reading {}", material.picture.display()))?;
     let picture = Picture::from_compressed(&bytes)?;
     let frame = Arc::new(Frame::Raw(full_hd(&picture)));
     let mut times = Vec::new();
     for round in 0..=material.rounds {
         let begun = Instant::now();
-        detector.ask(Arc::clone(&frame), 10, Instant::now() + PATIENCE, CancelToken::new()).await?;
+        detector
+            .ask(
+                Arc::clone(&frame),
+                10,
+                Instant::now() + PATIENCE,
+                CancelToken::new(),
+            )
+            .await?;
         if round > 0 {
             times.push(begun.elapsed().as_secs_f64() * 1e3);
         }
     }
-    Ok(Figure::time("1080p image → objects", &times, "≤ 90 ms", 90.0))
+    Ok(Figure::time(
+        "1080p image → objects",
+        &times,
+        "≤ 90 ms",
+        90.0,
+    ))
 }
 
 /// The picture as a 1920 × 1080 rgb8 message, by nearest neighbour: the detector's time depends on the size, not on the beauty.
@@ -205,19 +285,48 @@ fn full_hd(picture: &Picture<'_>) -> Image {
             data.extend(offsets.iter().map(|offset| pixels[at + offset]));
         }
     }
-    Image { width: WIDTH as u32, height: HEIGHT as u32, encoding: "rgb8".into(), step: (WIDTH * 3) as u32, data, ..Default::default() }
+    Image {
+        width: WIDTH as u32,
+        height: HEIGHT as u32,
+        encoding: "rgb8".into(),
+        step: (WIDTH * 3) as u32,
+        data,
+        ..Default::default()
+    }
 }
 
 /// A command to an advice, sampled by the model; alternately two scenes, so that no answer comes from the last one's cache alone.
-async fn advice(material: &Material<'_>, ground: &Ground<'_>, node: &NodeSpec, language: &ModelClient<LanguageWork>) -> Result<Vec<Figure>> {
+async fn advice(
+    material: &Material<'_>,
+    ground: &Ground<'_>,
+    node: &NodeSpec,
+    language: &ModelClient<LanguageWork>,
+) -> Result<Vec<Figure>> {
     let mut options = configure::advisor(ground.graph, node, model_sha256(ground, node)?)?;
     options.budget.response = PATIENCE;
-    let command = SpeechCommand { intent: SpeechCommand::SLOW_DOWN, transcript: "Please slow down.".into(), target_speed: f32::NAN, ..Default::default() };
+    let command = SpeechCommand {
+        intent: SpeechCommand::SLOW_DOWN,
+        transcript: "Please slow down.".into(),
+        target_speed: f32::NAN,
+        ..Default::default()
+    };
     let (mut times, mut tokens) = (Vec::new(), Vec::new());
     for round in 0..=material.rounds {
-        let situation = Situation { summary: Some(street(round)), speed_mps: 8.0 + round as f32 };
+        let situation = Situation {
+            summary: Some(street(round)),
+            speed_mps: 8.0 + round as f32,
+        };
         let begun = Instant::now();
-        let made = advise(&command, &situation, &Basis::default(), language, &options, begun + PATIENCE, CancelToken::new()).await?;
+        let made = advise(
+            &command,
+            &situation,
+            &Basis::default(),
+            language,
+            &options,
+            begun + PATIENCE,
+            CancelToken::new(),
+        )
+        .await?;
         if round > 0 {
             times.push(begun.elapsed().as_secs_f64() * 1e3);
             tokens.push(f64::from(made.tokens_out));
@@ -226,36 +335,86 @@ async fn advice(material: &Material<'_>, ground: &Ground<'_>, node: &NodeSpec, l
     let most = percentile(&tokens, 1.0).unwrap_or(f64::NAN);
     Ok(vec![
         Figure::time("command → advice", &times, "≤ 800 ms", 800.0),
-        Figure { name: "tokens of the longest of these advices", unit: "tokens", median: percentile(&tokens, 0.5).unwrap_or(f64::NAN), worst: most, target: "≤ 40", kept: most <= 40.0 },
+        Figure {
+            name: "tokens of the longest of these advices",
+            unit: "tokens",
+            median: percentile(&tokens, 0.5).unwrap_or(f64::NAN),
+            worst: most,
+            target: "≤ 40",
+            kept: most <= 40.0,
+        },
     ])
 }
 
 fn street(round: usize) -> PerceptionSummary {
-    let pedestrian = SceneObject { label: 7, vulnerable: true, zone: SceneObject::CROSSING, distance: 10.0 + round as f32, ..Default::default() };
-    let sentence = format!("There is a pedestrian crossing {} m ahead; the light is green.", 10 + round);
-    PerceptionSummary { sensor_state: PerceptionSummary::OK, traffic_light: PerceptionSummary::GREEN, objects: vec![pedestrian], sentence, ..Default::default() }
+    let pedestrian = SceneObject {
+        label: 7,
+        vulnerable: true,
+        zone: SceneObject::CROSSING,
+        distance: 10.0 + round as f32,
+        ..Default::default()
+    };
+    let sentence = format!(
+        "There is a pedestrian crossing {} m ahead; the light is green.",
+        10 + round
+    );
+    PerceptionSummary {
+        sensor_state: PerceptionSummary::OK,
+        traffic_light: PerceptionSummary::GREEN,
+        objects: vec![pedestrian],
+        sentence,
+        ..Default::default()
+    }
 }
 
 /// Tokens per second of a free answer.
-async fn decode(material: &Material<'_>, language: &ModelClient<LanguageWork>, health: &Health, node: &NodeSpec) -> Result<Figure> {
+async fn decode(
+    material: &Material<'_>,
+    language: &ModelClient<LanguageWork>,
+    health: &Health,
+    node: &NodeSpec,
+) -> Result<Figure> {
     let mut rates = Vec::new();
     for round in 0..=material.rounds {
-        let question = format!("Explain in {} sentences why a car should slow down near a school.", 8 + round);
-        let job = LanguageJob { class: "bench", messages: vec![ChatMessage::new(Role::User, question)], grammar: None, tokens_max: DECODE_TOKENS };
-        let answer = language.ask(job, 10, Instant::now() + PATIENCE, CancelToken::new()).await?;
+        let question = format!(
+            "Explain in {} sentences why a car should slow down near a school.",
+            8 + round
+        );
+        let job = LanguageJob {
+            class: "bench",
+            messages: vec![ChatMessage::new(Role::User, question)],
+            grammar: None,
+            tokens_max: DECODE_TOKENS,
+        };
+        let answer = language
+            .ask(job, 10, Instant::now() + PATIENCE, CancelToken::new())
+            .await?;
         if answer.tokens_out as usize >= DECODE_TOKENS / 2 && round > 0 {
             rates.push(answer.tokens_out as f64 / answer.decode.as_secs_f64());
         }
     }
     if rates.is_empty() {
-        bail!("the model's answers were too short to measure a rate; state of {}: {:?}", node.name, health.state(&node.name));
+        bail!(
+            "the model's answers were too short to measure a rate; state of {}: {:?}",
+            node.name,
+            health.state(&node.name)
+        );
     }
-    Ok(Figure::rate("decode, free answer of 64 tokens", &rates, "≥ 115/s", 115.0))
+    Ok(Figure::rate(
+        "decode, free answer of 64 tokens",
+        &rates,
+        "≥ 115/s",
+        115.0,
+    ))
 }
 
 /// Text in, command out, over the bus and through the node, without a model.
 async fn overhead(rounds: usize) -> Result<Figure> {
-    let options = BusOptions { namespace: "bench".into(), listen: vec!["tcp/127.0.0.1:0".into()], ..Default::default() };
+    let options = BusOptions {
+        namespace: "bench".into(),
+        listen: vec!["tcp/127.0.0.1:0".into()],
+        ..Default::default()
+    };
     let bus = Bus::open(&options).await?;
     let event = |topic: &str, type_name: &str| TopicContract {
         topic: topic.to_owned(),
@@ -285,19 +444,29 @@ async fn overhead(rounds: usize) -> Result<Figure> {
         })
         .await?;
     let publisher = bus.raw_publisher("text", Qos::EVENT).await?;
-    let text = std_msgs::String { data: "please slow down".into() }.encode()?;
+    let text = std_msgs::String {
+        data: "please slow down".into(),
+    }
+    .encode()?;
     let mut times = Vec::new();
     for round in 0..=rounds * OVERHEAD_MESSAGES {
         let begun = Instant::now();
         publisher.put(text.clone()).await?;
-        tokio::time::timeout(PATIENCE, back.recv()).await.context("no command came back")?;
+        tokio::time::timeout(PATIENCE, back.recv())
+            .await
+            .context("no command came back")?;
         if round > 0 {
             times.push(begun.elapsed().as_secs_f64() * 1e3);
         }
     }
     actor.stop(None);
     bus.close(Duration::from_secs(1)).await;
-    Ok(Figure::time("node without a model: text → command, over the bus", &times, "≤ 1 ms", 1.0))
+    Ok(Figure::time(
+        "node without a model: text → command, over the bus",
+        &times,
+        "≤ 1 ms",
+        1.0,
+    ))
 }
 
 fn text_options() -> llmasos_nodes::speech::SpeechOptions {
@@ -306,7 +475,11 @@ fn text_options() -> llmasos_nodes::speech::SpeechOptions {
         min_confidence: 0.5,
         fast: Default::default(),
         endpoint: Default::default(),
-        budget: Budget { response: PATIENCE, tokens: 1, on_miss: OnMiss::Drop },
+        budget: Budget {
+            response: PATIENCE,
+            tokens: 1,
+            on_miss: OnMiss::Drop,
+        },
         priority: 100,
         speaker: SpeechCommand::DRIVER,
         language: "en".into(),

@@ -40,7 +40,11 @@ struct NodesArgs {
     #[arg(long, value_name = "FILE", default_value = "launch/demo.yaml")]
     launch: PathBuf,
     /// An utterance of 2 to 3 s
-    #[arg(long, value_name = "WAV", default_value = "launch/demo/synthetic/lane-left.wav")]
+    #[arg(
+        long,
+        value_name = "WAV",
+        default_value = "launch/demo/synthetic/lane-left.wav"
+    )]
     utterance: PathBuf,
     /// Counted rounds
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..=1000))]
@@ -56,7 +60,11 @@ struct NodesArgs {
 /// When a model cannot be had or an answer fails.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let Verb::Nodes(args) = &args.verb;
-    let facts = Facts { catalogue: Some(catalogue_facts(&[])?), tokens_per_s: descriptor::check::DEFAULT_TOKENS_PER_S, exists: &|path| path.exists() };
+    let facts = Facts {
+        catalogue: Some(catalogue_facts(&[])?),
+        tokens_per_s: descriptor::check::DEFAULT_TOKENS_PER_S,
+        exists: &|path| path.exists(),
+    };
     let graph = match descriptor::load(&args.launch, &Overrides::default(), &environment, &facts) {
         Ok(loaded) => loaded.graph,
         Err(rejected) => {
@@ -69,15 +77,39 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let mut names = needed(&graph, false);
     names.insert(PICTURES.to_owned(), Fetch::IfAbsent);
     let folders = ensure(&names, &Cancel::default())?;
-    let picture = folders.get(PICTURES).context("the pictures were not fetched")?.join(PICTURE);
-    let material = Material { graph: &graph, folders: &folders, utterance: &args.utterance, picture: &picture, rounds: usize::from(args.rounds) };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let picture = folders
+        .get(PICTURES)
+        .context("the pictures were not fetched")?
+        .join(PICTURE);
+    let material = Material {
+        graph: &graph,
+        folders: &folders,
+        utterance: &args.utterance,
+        picture: &picture,
+        rounds: usize::from(args.rounds),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
     if !args.json {
         let spin = format!("{:?}", graph.compute.spin).to_lowercase();
-        println!("{} inference threads, spinning {spin}, medians of {} rounds", graph.compute.threads, args.rounds);
+        println!(
+            "{} inference threads, spinning {spin}, medians of {} rounds",
+            graph.compute.threads, args.rounds
+        );
     }
     let json = args.json;
-    runtime.block_on(measure(&material, |figure| println!("{}", if json { figure.json().to_string() } else { figure.line() })))?;
+    runtime.block_on(measure(&material, |figure| {
+        println!(
+            "{}",
+            if json {
+                figure.json().to_string()
+            } else {
+                figure.line()
+            }
+        )
+    }))?;
     runtime.shutdown_timeout(std::time::Duration::from_millis(500));
     Ok(ExitCode::SUCCESS)
 }

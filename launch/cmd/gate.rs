@@ -34,7 +34,11 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Err(message) => return usage(&message),
     };
     // The gate needs no model: whether they are there is not its business.
-    let facts = Facts { catalogue: None, tokens_per_s: descriptor::check::DEFAULT_TOKENS_PER_S, exists: &|_| true };
+    let facts = Facts {
+        catalogue: None,
+        tokens_per_s: descriptor::check::DEFAULT_TOKENS_PER_S,
+        exists: &|_| true,
+    };
     let graph = match descriptor::load(&args.descriptor.file, &overrides, &environment, &facts) {
         Ok(loaded) => loaded.graph,
         Err(rejected) => {
@@ -44,13 +48,23 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(EXIT_USAGE));
         }
     };
-    let Some(gate) = &graph.gate else { return usage(&format!("{}: there is no gate", args.descriptor.file.display())) };
+    let Some(gate) = &graph.gate else {
+        return usage(&format!(
+            "{}: there is no gate",
+            args.descriptor.file.display()
+        ));
+    };
     run_process(GateOptions {
         name: GATE.to_owned(),
         bus: configure::bus(&graph, args.connect.as_deref()),
         topics: configure::gate_topics(&graph, gate)?,
         policy: configure::policy(&graph, gate)?,
-        hardening: Hardening { lock_memory: true, oom_score: true, realtime_priority: None, parent: args.parent },
+        hardening: Hardening {
+            lock_memory: true,
+            oom_score: true,
+            realtime_priority: None,
+            parent: args.parent,
+        },
     })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -26,7 +26,9 @@ use crate::{
     models::Cancel,
     observe::{
         beats::Beats,
-        faults, play,
+        faults,
+        memory::peak_resident_bytes,
+        play,
         report::Report,
         view::{Board, Screen},
         watch::{Seen, watch},
@@ -74,10 +76,18 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Ok(overrides) => overrides,
         Err(message) => return usage(&message),
     };
-    let facts = Facts { catalogue: Some(catalogue_facts(&[])?), tokens_per_s: descriptor::check::DEFAULT_TOKENS_PER_S, exists: &|path| path.exists() };
+    let facts = Facts {
+        catalogue: Some(catalogue_facts(&[])?),
+        tokens_per_s: descriptor::check::DEFAULT_TOKENS_PER_S,
+        exists: &|path| path.exists(),
+    };
     let graph = match descriptor::load(&args.descriptor.file, &overrides, &environment, &facts) {
         Ok(loaded) => {
-            for finding in loaded.findings.iter().filter(|finding| finding.severity != descriptor::findings::Severity::Note) {
+            for finding in loaded
+                .findings
+                .iter()
+                .filter(|finding| finding.severity != descriptor::findings::Severity::Note)
+            {
                 eprintln!("{}", finding.line(&loaded.graph.files));
             }
             loaded.graph
@@ -90,7 +100,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         }
     };
     let folders = fetch(needed(&graph, true))?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
     let code = runtime.block_on(operate(args, &graph, &folders))?;
     // Blocking threads of models may still be inside a run: they are not waited for.
     runtime.shutdown_timeout(Duration::from_millis(500));
@@ -101,7 +114,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 pub(crate) fn fetch(names: BTreeMap<String, Fetch>) -> Result<Folders> {
     let cancel = Cancel::default();
     let flag = cancel.clone();
-    let waiting = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let waiting = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     waiting.block_on(async {
         let work = tokio::task::spawn_blocking(move || ensure(&names, &cancel));
         tokio::pin!(work);
@@ -120,14 +135,20 @@ pub(crate) fn fetch(names: BTreeMap<String, Fetch>) -> Result<Folders> {
 async fn operate(args: &Args, graph: &Graph, folders: &Folders) -> Result<ExitCode> {
     let begun = Instant::now();
     let reels = play::load(graph, folders)?;
-    let fork = Fork { executable: std::env::current_exe().context("finding this executable")?, descriptor: args.descriptor.words() };
+    let fork = Fork {
+        executable: std::env::current_exe().context("finding this executable")?,
+        descriptor: args.descriptor.words(),
+    };
     let system = Arc::new(System::start(graph, folders, &fork, None).await?);
     let mut topics = graph.topics.clone();
     topics.push(diagnostics());
     let (mut messages, subscriptions) = watch(&system.bus, &topics).await?;
     let mut show = Show::open(args, graph, &system)?;
     let mut stop = Stop::new()?;
-    let length = args.duration.map(Duration::from_secs_f64).or(graph.duration);
+    let length = args
+        .duration
+        .map(Duration::from_secs_f64)
+        .or(graph.duration);
 
     let outcome = tokio::select! {
         ready = until_ready(&system, &mut messages, &mut show) => ready.map(|()| true),
@@ -142,23 +163,44 @@ async fn operate(args: &Args, graph: &Graph, folders: &Folders) -> Result<ExitCo
             for reel in reels {
                 let bus = system.bus.clone();
                 playing.spawn(async move {
-                    if let Err(error) = reel.play(&bus, tokio::time::Instant::from_std(start)).await {
+                    if let Err(error) = reel.play(&bus, tokio::time::Instant::from_std(start)).await
+                    {
                         tracing::error!(%error, "a source cannot be played any more");
                     }
                 });
             }
             for fault in faults::of(graph) {
-                playing.spawn(faults::inject(fault, Arc::clone(&system), tokio::time::Instant::from_std(start)));
+                playing.spawn(faults::inject(
+                    fault,
+                    Arc::clone(&system),
+                    tokio::time::Instant::from_std(start),
+                ));
             }
-            let critical: Vec<String> = graph.nodes.iter().filter(|node| node.critical).map(|node| node.name.clone()).collect();
+            let critical: Vec<String> = graph
+                .nodes
+                .iter()
+                .filter(|node| node.critical)
+                .map(|node| node.name.clone())
+                .collect();
             let lost = || system.lost(&critical);
-            let ended = follow(&mut messages, &mut show, &mut beats, &mut report, &mut stop, &lost, start, length).await;
+            let ended = follow(
+                &mut messages,
+                &mut show,
+                &mut beats,
+                &mut report,
+                &mut stop,
+                &lost,
+                start,
+                length,
+            )
+            .await;
             playing.shutdown().await;
             ended
         }
         other => other,
     };
     drop(subscriptions);
+    report.resident_bytes = peak_resident_bytes();
     let ran = start.elapsed();
     let health = system.health.clone();
     // Tasks that held the system are gone: this is the last handle, unless a fault is being injected this very moment.
@@ -171,10 +213,18 @@ async fn operate(args: &Args, graph: &Graph, folders: &Folders) -> Result<ExitCo
         report.settle(settled);
     }
     show.end(&report, &health, ran, ready_after)?;
-    Ok(if beats.missed() { ExitCode::from(EXIT_MISSED) } else { ExitCode::SUCCESS })
+    Ok(if beats.missed() {
+        ExitCode::from(EXIT_MISSED)
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
-async fn until_ready(system: &System, messages: &mut mpsc::Receiver<Seen>, show: &mut Show) -> Result<()> {
+async fn until_ready(
+    system: &System,
+    messages: &mut mpsc::Receiver<Seen>,
+    show: &mut Show,
+) -> Result<()> {
     let ready = system.ready(READY_LIMIT);
     tokio::pin!(ready);
     let mut frame = tokio::time::interval(FRAME_PERIOD);
@@ -248,7 +298,10 @@ struct Stop {
 
 impl Stop {
     fn new() -> Result<Stop> {
-        Ok(Stop { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        Ok(Stop {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
     }
 
     async fn asked(&mut self) {
@@ -272,8 +325,18 @@ impl Show {
     fn open(args: &Args, graph: &Graph, system: &System) -> Result<Show> {
         let on_terminal = std::io::stdout().is_terminal() && !args.json && !args.plain;
         let hint = hint(graph, system);
-        let screen = if on_terminal { Some(Screen::open()?) } else { None };
-        Ok(Show { board: Board::new(hint.clone()), screen, json: args.json, hint, begun: Instant::now() })
+        let screen = if on_terminal {
+            Some(Screen::open()?)
+        } else {
+            None
+        };
+        Ok(Show {
+            board: Board::new(hint.clone()),
+            screen,
+            json: args.json,
+            hint,
+            begun: Instant::now(),
+        })
     }
 
     fn see(&mut self, seen: &Seen) -> Result<()> {
@@ -282,7 +345,10 @@ impl Show {
         }
         let news = self.board.see(seen);
         match (news, &self.screen) {
-            (Some(text), None) => line(&format!("{:>6.1} s  {text}", self.begun.elapsed().as_secs_f64())),
+            (Some(text), None) => line(&format!(
+                "{:>6.1} s  {text}",
+                self.begun.elapsed().as_secs_f64()
+            )),
             _ => Ok(()),
         }
     }
@@ -290,7 +356,11 @@ impl Show {
     fn settle(&mut self, settled: &crate::observe::beats::Settled) -> Result<()> {
         if self.screen.is_none() && !self.json {
             let mark = if settled.passed { "passed" } else { "MISSED" };
-            line(&format!("{:>6.1} s  {mark:<8} {}", self.begun.elapsed().as_secs_f64(), settled.name))?;
+            line(&format!(
+                "{:>6.1} s  {mark:<8} {}",
+                self.begun.elapsed().as_secs_f64(),
+                settled.name
+            ))?;
         }
         self.board.settle(settled.clone());
         Ok(())
@@ -310,7 +380,13 @@ impl Show {
         })
     }
 
-    fn end(mut self, report: &Report, health: &llmasos_nodes::health::Health, ran: Duration, ready_after: Duration) -> Result<()> {
+    fn end(
+        mut self,
+        report: &Report,
+        health: &llmasos_nodes::health::Health,
+        ran: Duration,
+        ready_after: Duration,
+    ) -> Result<()> {
         self.screen = None;
         if self.json {
             return line(&report.json(health, ran, ready_after).to_string());
@@ -327,9 +403,15 @@ fn hint(graph: &Graph, system: &System) -> String {
     let text = graph.nodes.iter().find_map(|node| node.inputs.get("text"));
     match (text, system.bus.listening().first()) {
         (Some(input), Some(address)) => {
-            format!("try while it runs: zenoh --mode client --connect {address} put -k {} -v \"pull over\"", system.bus.key(&input.topic))
+            format!(
+                "try while it runs: zenoh --mode client --connect {address} put -k {} -v \"pull over\"",
+                system.bus.key(&input.topic)
+            )
         }
-        (Some(input), None) => format!("try while it runs: zenoh put -k {} -v \"pull over\"", system.bus.key(&input.topic)),
+        (Some(input), None) => format!(
+            "try while it runs: zenoh put -k {} -v \"pull over\"",
+            system.bus.key(&input.topic)
+        ),
         (None, _) => String::new(),
     }
 }

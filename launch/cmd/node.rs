@@ -64,8 +64,13 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Ok(overrides) => overrides,
         Err(message) => return usage(&message),
     };
-    let facts = Facts { catalogue: None, tokens_per_s: descriptor::check::DEFAULT_TOKENS_PER_S, exists: &|_| true };
-    let mut graph = match descriptor::load(&args.descriptor.file, &overrides, &environment, &facts) {
+    let facts = Facts {
+        catalogue: None,
+        tokens_per_s: descriptor::check::DEFAULT_TOKENS_PER_S,
+        exists: &|_| true,
+    };
+    let mut graph = match descriptor::load(&args.descriptor.file, &overrides, &environment, &facts)
+    {
         Ok(loaded) => loaded.graph,
         Err(rejected) => {
             for line in rejected.findings.lines(&rejected.files) {
@@ -76,12 +81,20 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     };
     if graph.node(&args.only).is_none() {
         let known = graph.nodes.iter().map(|node| node.name.as_str());
-        let hint = nearest(&args.only, known).map_or(String::new(), |name| format!(" (did you mean {name:?}?)"));
-        return usage(&format!("{}: there is no node {:?}{hint}", args.descriptor.file.display(), args.only));
+        let hint = nearest(&args.only, known)
+            .map_or(String::new(), |name| format!(" (did you mean {name:?}?)"));
+        return usage(&format!(
+            "{}: there is no node {:?}{hint}",
+            args.descriptor.file.display(),
+            args.only
+        ));
     }
     reduce(&mut graph, &args.only);
     let folders = ensure(&needed(&graph, false), &Cancel::default())?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         let fork = Fork { executable: std::env::current_exe()?, descriptor: args.descriptor.words() };
         let system = System::start(&graph, &folders, &fork, Some(args.connect.as_deref().unwrap_or_default())).await?;
@@ -111,7 +124,11 @@ fn reduce(graph: &mut Graph, name: &str) {
         // Its predecessors are not in this process; the launcher waited for them.
         node.start_after.clear();
     }
-    let used: Vec<String> = graph.nodes.iter().flat_map(|node| node.models.values().map(|(model, _)| model.clone())).collect();
+    let used: Vec<String> = graph
+        .nodes
+        .iter()
+        .flat_map(|node| node.models.values().map(|(model, _)| model.clone()))
+        .collect();
     graph.models.retain(|model, _| used.contains(model));
     graph.gate = None;
     graph.sources.clear();

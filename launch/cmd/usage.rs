@@ -36,7 +36,13 @@ mod tests {
 
     #[test]
     fn only_wrong_usage_has_a_code_of_its_own() {
-        assert!(settle(Err(wrong("--in: expected PORT=VALUE"))).is_ok(), "said, with its exit code");
-        assert!(settle(Err(anyhow::anyhow!("the disk is full"))).is_err(), "main says it");
+        assert!(
+            settle(Err(wrong("--in: expected PORT=VALUE"))).is_ok(),
+            "said, with its exit code"
+        );
+        assert!(
+            settle(Err(anyhow::anyhow!("the disk is full"))).is_err(),
+            "main says it"
+        );
     }
 }

@@ -29,13 +29,23 @@ pub struct Settled {
 impl Beats {
     /// Times count from `start`: the moment all nodes are ready.
     pub fn new(expected: &[Expect], start: Instant) -> Self {
-        Beats { expected: expected.iter().map(|expect| (expect.clone(), Tally::default(), Outcome::Pending)).collect(), start }
+        Beats {
+            expected: expected
+                .iter()
+                .map(|expect| (expect.clone(), Tally::default(), Outcome::Pending))
+                .collect(),
+            start,
+        }
     }
 
     /// Takes note of a message.
     pub fn see(&mut self, seen: &Seen) {
-        let Some(arrived) = seen.arrived.checked_duration_since(self.start) else { return };
-        for (expect, tally, _) in self.expected.iter_mut().filter(|(expect, _, outcome)| expect.topic == seen.topic && *outcome != Outcome::Missed) {
+        let Some(arrived) = seen.arrived.checked_duration_since(self.start) else {
+            return;
+        };
+        for (expect, tally, _) in self.expected.iter_mut().filter(|(expect, _, outcome)| {
+            expect.topic == seen.topic && *outcome != Outcome::Missed
+        }) {
             tally.see(expect, arrived, &seen.data, seen.latency);
         }
     }
@@ -64,11 +74,19 @@ impl Beats {
 
     /// How many passed, and how many there are.
     pub fn score(&self) -> (usize, usize) {
-        (self.expected.iter().filter(|(_, _, outcome)| *outcome == Outcome::Passed).count(), self.expected.len())
+        (
+            self.expected
+                .iter()
+                .filter(|(_, _, outcome)| *outcome == Outcome::Passed)
+                .count(),
+            self.expected.len(),
+        )
     }
 
     /// Whether any was missed.
     pub fn missed(&self) -> bool {
-        self.expected.iter().any(|(_, _, outcome)| *outcome == Outcome::Missed)
+        self.expected
+            .iter()
+            .any(|(_, _, outcome)| *outcome == Outcome::Missed)
     }
 }

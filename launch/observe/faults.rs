@@ -27,8 +27,14 @@ pub fn of(graph: &Graph) -> Vec<Fault> {
         .sources
         .iter()
         .filter_map(|source| match &source.feed {
-            Feed::Fault { kind, target } => Some(Fault { at: source.at, kind: *kind, target: target.clone() }),
-            Feed::Wav { .. } | Feed::Images { .. } | Feed::JsonLines { .. } | Feed::Text { .. } => None,
+            Feed::Fault { kind, target } => Some(Fault {
+                at: source.at,
+                kind: *kind,
+                target: target.clone(),
+            }),
+            Feed::Wav { .. } | Feed::Images { .. } | Feed::JsonLines { .. } | Feed::Text { .. } => {
+                None
+            }
         })
         .collect()
 }
@@ -42,8 +48,13 @@ pub async fn inject(fault: Fault, system: Arc<System>, start: Instant) {
                 warn!(model = %name, "cannot be stalled: it does not run");
             }
         }
-        (FaultKind::Kill | FaultKind::Panic, FaultTarget::Node(name) | FaultTarget::Model(name)) => system.kill(name),
+        (
+            FaultKind::Kill | FaultKind::Panic,
+            FaultTarget::Node(name) | FaultTarget::Model(name),
+        ) => system.kill(name),
         // A node never computes: what can stall is its model.
-        (FaultKind::Stall { .. }, FaultTarget::Node(name)) => warn!(node = %name, "a node cannot be stalled; name its model"),
+        (FaultKind::Stall { .. }, FaultTarget::Node(name)) => {
+            warn!(node = %name, "a node cannot be stalled; name its model")
+        }
     }
 }

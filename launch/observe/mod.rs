@@ -8,6 +8,7 @@
 
 pub mod beats;
 pub mod faults;
+pub mod memory;
 pub mod play;
 pub mod report;
 pub mod story;

@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
-    descriptor::graph::{Feed, Graph, Pictures, PictureFolder, Recording, Source},
+    descriptor::graph::{Feed, Graph, PictureFolder, Pictures, Recording, Source},
     run::models::Folders,
 };
 
@@ -54,9 +54,16 @@ enum Content {
     /// 16-bit mono samples.
     Sound { rate_hz: u32, samples: Vec<i16> },
     /// Compressed pictures in turn.
-    Pictures { files: Vec<Vec<u8>>, period: Duration },
+    Pictures {
+        files: Vec<Vec<u8>>,
+        period: Duration,
+    },
     /// Messages with their time, as JSON without a stamp.
-    Messages { type_name: String, lines: Vec<(Duration, Value)>, repeat: bool },
+    Messages {
+        type_name: String,
+        lines: Vec<(Duration, Value)>,
+        repeat: bool,
+    },
     /// One text.
     Text(String),
 }
@@ -66,28 +73,63 @@ enum Content {
 /// # Errors
 /// The file, the line and what is wrong with it.
 pub fn load(graph: &Graph, folders: &Folders) -> Result<Vec<Reel>> {
-    graph.sources.iter().filter_map(|source| reel(graph, source, folders).transpose()).collect()
+    graph
+        .sources
+        .iter()
+        .filter_map(|source| reel(graph, source, folders).transpose())
+        .collect()
 }
 
 fn reel(graph: &Graph, source: &Source, folders: &Folders) -> Result<Option<Reel>> {
     let content = match &source.feed {
-        Feed::Wav { file, from, take, .. } => sound(&recording(file, folders)?, *from, *take)?,
-        Feed::Images { pictures, rate_hz, .. } => Content::Pictures { files: picture_files(pictures, folders)?, period: Duration::from_secs_f64(1.0 / rate_hz) },
-        Feed::JsonLines { topic, path, rate_hz, repeat } => {
-            let type_name = graph.topic(topic).with_context(|| format!("topic {topic} has no contract"))?.type_name.clone();
-            Content::Messages { lines: lines(path, *rate_hz, &type_name)?, type_name, repeat: *repeat }
+        Feed::Wav {
+            file, from, take, ..
+        } => sound(&recording(file, folders)?, *from, *take)?,
+        Feed::Images {
+            pictures, rate_hz, ..
+        } => Content::Pictures {
+            files: picture_files(pictures, folders)?,
+            period: Duration::from_secs_f64(1.0 / rate_hz),
+        },
+        Feed::JsonLines {
+            topic,
+            path,
+            rate_hz,
+            repeat,
+        } => {
+            let type_name = graph
+                .topic(topic)
+                .with_context(|| format!("topic {topic} has no contract"))?
+                .type_name
+                .clone();
+            Content::Messages {
+                lines: lines(path, *rate_hz, &type_name)?,
+                type_name,
+                repeat: *repeat,
+            }
         }
         Feed::Text { text, .. } => Content::Text(text.clone()),
         Feed::Fault { .. } => return Ok(None),
     };
-    let topic = source.topic().context("a source without a topic")?.to_owned();
-    Ok(Some(Reel { topic, at: source.at, until: source.until, content }))
+    let topic = source
+        .topic()
+        .context("a source without a topic")?
+        .to_owned();
+    Ok(Some(Reel {
+        topic,
+        at: source.at,
+        until: source.until,
+        content,
+    }))
 }
 
 fn recording(file: &Recording, folders: &Folders) -> Result<PathBuf> {
     match file {
         Recording::File(path) => Ok(path.clone()),
-        Recording::Catalogue { entry, member } => Ok(folders.get(entry).with_context(|| format!("{entry} was not fetched"))?.join(member)),
+        Recording::Catalogue { entry, member } => Ok(folders
+            .get(entry)
+            .with_context(|| format!("{entry} was not fetched"))?
+            .join(member)),
     }
 }
 
@@ -96,17 +138,31 @@ fn recording(file: &Recording, folders: &Folders) -> Result<PathBuf> {
 /// # Errors
 /// The file and what is wrong with it.
 pub fn read_wav(path: &Path) -> Result<(u32, Vec<i16>)> {
-    let mut reader = hound::WavReader::open(path).with_context(|| format!("{}: not a WAV file that can be read", path.display()))?;
+    let mut reader = hound::WavReader::open(path)
+        .with_context(|| format!("{}: not a WAV file that can be read", path.display()))?;
     let spec = reader.spec();
     let samples: Vec<i16> = match (spec.sample_format, spec.bits_per_sample) {
-        (hound::SampleFormat::Int, 16) => reader.samples::<i16>().take(CLIP_SAMPLES_MAX).collect::<Result<_, _>>()?,
-        (hound::SampleFormat::Float, 32) => {
-            reader.samples::<f32>().take(CLIP_SAMPLES_MAX).map(|sample| sample.map(|value| (value.clamp(-1.0, 1.0) * 32767.0) as i16)).collect::<Result<_, _>>()?
-        }
-        (format, bits) => bail!("{}: expected 16-bit integers or 32-bit floats, found {bits}-bit {format:?}", path.display()),
+        (hound::SampleFormat::Int, 16) => reader
+            .samples::<i16>()
+            .take(CLIP_SAMPLES_MAX)
+            .collect::<Result<_, _>>()?,
+        (hound::SampleFormat::Float, 32) => reader
+            .samples::<f32>()
+            .take(CLIP_SAMPLES_MAX)
+            .map(|sample| sample.map(|value| (value.clamp(-1.0, 1.0) * 32767.0) as i16))
+            .collect::<Result<_, _>>()?,
+        (format, bits) => bail!(
+            "{}: expected 16-bit integers or 32-bit floats, found {bits}-bit {format:?}",
+            path.display()
+        ),
     };
     let channels = usize::from(spec.channels.max(1));
-    let mono = samples.chunks_exact(channels).map(|frame| (frame.iter().map(|sample| i32::from(*sample)).sum::<i32>() / channels as i32) as i16).collect();
+    let mono = samples
+        .chunks_exact(channels)
+        .map(|frame| {
+            (frame.iter().map(|sample| i32::from(*sample)).sum::<i32>() / channels as i32) as i16
+        })
+        .collect();
     Ok((spec.sample_rate, mono))
 }
 
@@ -117,34 +173,60 @@ fn sound(path: &Path, from: Duration, take: Option<Duration>) -> Result<Content>
     let end = take.map_or(samples.len(), |take| (begin + at(take)).min(samples.len()));
     let mut clip = samples[begin..end].to_vec();
     clip.resize(clip.len() + at(TRAILING_SILENCE), 0);
-    Ok(Content::Sound { rate_hz, samples: clip })
+    Ok(Content::Sound {
+        rate_hz,
+        samples: clip,
+    })
 }
 
 fn picture_files(pictures: &Pictures, folders: &Folders) -> Result<Vec<Vec<u8>>> {
     let folder = match &pictures.from {
         PictureFolder::Folder(path) => path.clone(),
-        PictureFolder::Catalogue(entry) => folders.get(entry).with_context(|| format!("{entry} was not fetched"))?.clone(),
+        PictureFolder::Catalogue(entry) => folders
+            .get(entry)
+            .with_context(|| format!("{entry} was not fetched"))?
+            .clone(),
     };
     let mut paths: Vec<PathBuf> = if pictures.members.is_empty() {
-        let is_picture = |path: &PathBuf| path.extension().and_then(|extension| extension.to_str()).is_some_and(|extension| ["jpg", "jpeg", "png"].contains(&extension));
-        let entries = std::fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))?;
-        entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).filter(is_picture).collect()
+        let is_picture = |path: &PathBuf| {
+            path.extension()
+                .and_then(|extension| extension.to_str())
+                .is_some_and(|extension| ["jpg", "jpeg", "png"].contains(&extension))
+        };
+        let entries =
+            std::fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))?;
+        entries
+            .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+            .filter(is_picture)
+            .collect()
     } else {
-        pictures.members.iter().map(|member| folder.join(member)).collect()
+        pictures
+            .members
+            .iter()
+            .map(|member| folder.join(member))
+            .collect()
     };
     if pictures.members.is_empty() {
         paths.sort();
     }
     if paths.is_empty() {
-        bail!("{}: expected JPEG or PNG pictures, found none", folder.display());
+        bail!(
+            "{}: expected JPEG or PNG pictures, found none",
+            folder.display()
+        );
     }
     paths.iter().map(|path| read_picture(path)).collect()
 }
 
 fn read_picture(path: &Path) -> Result<Vec<u8>> {
-    let bytes = std::fs::metadata(path).with_context(|| format!("reading {}", path.display()))?.len();
+    let bytes = std::fs::metadata(path)
+        .with_context(|| format!("reading {}", path.display()))?
+        .len();
     if bytes > PICTURE_BYTES_MAX {
-        bail!("{}: expected at most {PICTURE_BYTES_MAX} bytes, found {bytes}", path.display());
+        bail!(
+            "{}: expected at most {PICTURE_BYTES_MAX} bytes, found {bytes}",
+            path.display()
+        );
     }
     std::fs::read(path).with_context(|| format!("reading {}", path.display()))
 }
@@ -156,7 +238,10 @@ fn lines(path: &Path, rate_hz: Option<f64>, type_name: &str) -> Result<Vec<(Dura
         let place = || format!("{}:{}", path.display(), index + 1);
         let line = line.with_context(place)?;
         if index >= LINES_MAX || line.len() > LINE_BYTES_MAX {
-            bail!("{}: expected at most {LINES_MAX} lines of {LINE_BYTES_MAX} bytes", place());
+            bail!(
+                "{}: expected at most {LINES_MAX} lines of {LINE_BYTES_MAX} bytes",
+                place()
+            );
         }
         if line.trim().is_empty() {
             continue;
@@ -165,9 +250,15 @@ fn lines(path: &Path, rate_hz: Option<f64>, type_name: &str) -> Result<Vec<(Dura
         let time = match (rate_hz, value.get("t_s").and_then(Value::as_f64)) {
             (Some(rate), _) => lines.len() as f64 / rate,
             (None, Some(time)) if time.is_finite() && time >= 0.0 => time,
-            (None, _) => bail!("{}: expected \"t_s\" with seconds from 0, found none", place()),
+            (None, _) => bail!(
+                "{}: expected \"t_s\" with seconds from 0, found none",
+                place()
+            ),
         };
-        let data = value.get_mut("data").map(Value::take).with_context(|| format!("{}: expected \"data\"", place()))?;
+        let data = value
+            .get_mut("data")
+            .map(Value::take)
+            .with_context(|| format!("{}: expected \"data\"", place()))?;
         // A mistake in a recording shows before anything is played.
         json_to_cdr(type_name, &stamped(data.clone(), 1)).with_context(place)?;
         lines.push((Duration::from_secs_f64(time), data));
@@ -200,7 +291,11 @@ impl Reel {
     pub async fn play(self, bus: &Bus, start: Instant) -> Result<()> {
         let qos = match self.content {
             Content::Text(_) => Qos::EVENT,
-            Content::Sound { .. } => Qos { reliable: true, block: true, ..Qos::STREAM },
+            Content::Sound { .. } => Qos {
+                reliable: true,
+                block: true,
+                ..Qos::STREAM
+            },
             Content::Pictures { .. } | Content::Messages { .. } => Qos::STREAM,
         };
         let publisher = bus.raw_publisher(&self.topic, qos).await?;
@@ -208,7 +303,9 @@ impl Reel {
         let end = self.until.map(|until| start + until);
         let over = |at: Instant| end.is_some_and(|end| at > end);
         match self.content {
-            Content::Sound { rate_hz, samples } => play_sound(&publisher, begin, rate_hz, &samples).await?,
+            Content::Sound { rate_hz, samples } => {
+                play_sound(&publisher, begin, rate_hz, &samples).await?
+            }
             Content::Pictures { files, period } => {
                 for (index, file) in files.iter().cycle().enumerate() {
                     let at = begin + period * index as u32;
@@ -219,8 +316,14 @@ impl Reel {
                     publisher.put(picture(file)?).await?;
                 }
             }
-            Content::Messages { type_name, lines, repeat } => {
-                let length = lines.last().map_or(Duration::ZERO, |(time, _)| *time + Duration::from_millis(50));
+            Content::Messages {
+                type_name,
+                lines,
+                repeat,
+            } => {
+                let length = lines.last().map_or(Duration::ZERO, |(time, _)| {
+                    *time + Duration::from_millis(50)
+                });
                 for round in 0u32.. {
                     for (time, data) in &lines {
                         let at = begin + length * round + *time;
@@ -228,7 +331,12 @@ impl Reel {
                             return Ok(());
                         }
                         sleep_until(at).await;
-                        publisher.put(json_to_cdr(&type_name, &stamped(data.clone(), clock::now_ns()))?).await?;
+                        publisher
+                            .put(json_to_cdr(
+                                &type_name,
+                                &stamped(data.clone(), clock::now_ns()),
+                            )?)
+                            .await?;
                     }
                     if !repeat || lines.is_empty() {
                         break;
@@ -237,19 +345,28 @@ impl Reel {
             }
             Content::Text(text) => {
                 sleep_until(begin).await;
-                publisher.put(llmasos_msgs::std_msgs::String { data: text }.encode()?).await?;
+                publisher
+                    .put(llmasos_msgs::std_msgs::String { data: text }.encode()?)
+                    .await?;
             }
         }
         Ok(())
     }
 }
 
-async fn play_sound(publisher: &RawPublisher, begin: Instant, rate_hz: u32, samples: &[i16]) -> Result<()> {
+async fn play_sound(
+    publisher: &RawPublisher,
+    begin: Instant,
+    rate_hz: u32,
+    samples: &[i16],
+) -> Result<()> {
     let step = ((CHUNK.as_secs_f64() * f64::from(rate_hz)) as usize).max(1);
     for (index, chunk) in samples.chunks(step).enumerate() {
         // A microphone delivers a chunk when it is over.
         sleep_until(begin + CHUNK * (index as u32 + 1)).await;
-        publisher.put(audio(chunk, rate_hz, clock::now_ns()).encode()?).await?;
+        publisher
+            .put(audio(chunk, rate_hz, clock::now_ns()).encode()?)
+            .await?;
     }
     Ok(())
 }
@@ -257,18 +374,36 @@ async fn play_sound(publisher: &RawPublisher, begin: Instant, rate_hz: u32, samp
 /// A chunk of sound as a message stamped with its end.
 pub fn audio(chunk: &[i16], rate_hz: u32, stamp_ns: i64) -> AudioStamped {
     AudioStamped {
-        header: Header { stamp: Time::from_nanos(stamp_ns), frame_id: "microphone".to_owned() },
+        header: Header {
+            stamp: Time::from_nanos(stamp_ns),
+            frame_id: "microphone".to_owned(),
+        },
         audio: Audio {
-            audio_data: AudioData { int16_data: chunk.to_vec(), ..Default::default() },
-            info: AudioInfo { format: PORTAUDIO_INT16, channels: 1, rate: rate_hz as i32, chunk: chunk.len() as i32 },
+            audio_data: AudioData {
+                int16_data: chunk.to_vec(),
+                ..Default::default()
+            },
+            info: AudioInfo {
+                format: PORTAUDIO_INT16,
+                channels: 1,
+                rate: rate_hz as i32,
+                chunk: chunk.len() as i32,
+            },
         },
     }
 }
 
 fn picture(file: &[u8]) -> Result<Vec<u8>> {
-    let format = if file.starts_with(&[0x89, b'P']) { "png" } else { "jpeg" };
+    let format = if file.starts_with(&[0x89, b'P']) {
+        "png"
+    } else {
+        "jpeg"
+    };
     let message = CompressedImage {
-        header: Header { stamp: Time::from_nanos(clock::now_ns()), frame_id: "camera".to_owned() },
+        header: Header {
+            stamp: Time::from_nanos(clock::now_ns()),
+            frame_id: "camera".to_owned(),
+        },
         format: format.to_owned(),
         data: file.to_vec(),
     };

@@ -13,6 +13,8 @@ const SAMPLES_MAX: usize = 20_000;
 /// Everything counted while the system ran.
 #[derive(Default)]
 pub struct Report {
+    /// Peak resident memory of the launcher and its processes, in bytes; set before they end.
+    pub resident_bytes: Option<u64>,
     topics: BTreeMap<String, TopicCount>,
     settled: Vec<Settled>,
 }
@@ -56,10 +58,18 @@ impl Report {
                 (topic.clone(), value)
             })
             .collect();
-        let (passed, total) = (self.settled.iter().filter(|settled| settled.passed).count(), self.settled.len());
-        let missed: Vec<&str> = self.settled.iter().filter(|settled| !settled.passed).map(|settled| settled.name.as_str()).collect();
+        let (passed, total) = (
+            self.settled.iter().filter(|settled| settled.passed).count(),
+            self.settled.len(),
+        );
+        let missed: Vec<&str> = self
+            .settled
+            .iter()
+            .filter(|settled| !settled.passed)
+            .map(|settled| settled.name.as_str())
+            .collect();
         json!({ "summary": {
-            "ran_s": ran.as_secs_f64(), "ready_after_s": start.as_secs_f64(), "topics": topics, "restarts": health.restarts(),
+            "ran_s": ran.as_secs_f64(), "resident_bytes": self.resident_bytes, "ready_after_s": start.as_secs_f64(), "topics": topics, "restarts": health.restarts(),
             "expected": { "passed": passed, "of": total, "missed": missed },
         } })
     }
@@ -67,10 +77,22 @@ impl Report {
     /// The summary for people.
     pub fn lines(&self, health: &Health, ran: Duration, start: Duration) -> Vec<String> {
         let edges = health.edges();
-        let mut lines = vec![format!("ran {:.0} s, ready {:.1} s after the start", ran.as_secs_f64(), start.as_secs_f64())];
-        lines.push(format!("{:<28}{:>7}{:>10}{:>9}{:>9}  {:>15}  {:>15}", "topic", "sent", "received", "refused", "late", "age p50/p99", "transit p50/p99"));
+        let memory = self.resident_bytes.map_or(String::new(), |bytes| {
+            format!(", {} MiB resident at most", bytes >> 20)
+        });
+        let mut lines = vec![format!(
+            "ran {:.0} s, ready {:.1} s after the start{memory}",
+            ran.as_secs_f64(),
+            start.as_secs_f64()
+        )];
+        lines.push(format!(
+            "{:<28}{:>7}{:>10}{:>9}{:>9}  {:>15}  {:>15}",
+            "topic", "sent", "received", "refused", "late", "age p50/p99", "transit p50/p99"
+        ));
         for (topic, count) in &self.topics {
-            let readers = edges.iter().filter(|(_, edge, _)| edge.ends_with(&format!(": {topic}")));
+            let readers = edges
+                .iter()
+                .filter(|(_, edge, _)| edge.ends_with(&format!(": {topic}")));
             let sum = readers.fold(LedgerCount::default(), |sum, (_, _, ledger)| LedgerCount {
                 received: sum.received + ledger.received,
                 refused: sum.refused + ledger.refused,
@@ -87,12 +109,33 @@ impl Report {
                 pair(&count.latencies_ms)
             ));
         }
-        let restarts: Vec<String> = health.restarts().iter().filter(|(_, count)| **count > 0).map(|(name, count)| format!("{name} {count}")).collect();
-        lines.push(format!("restarts: {}", if restarts.is_empty() { "none".to_owned() } else { restarts.join(", ") }));
+        let restarts: Vec<String> = health
+            .restarts()
+            .iter()
+            .filter(|(_, count)| **count > 0)
+            .map(|(name, count)| format!("{name} {count}"))
+            .collect();
+        lines.push(format!(
+            "restarts: {}",
+            if restarts.is_empty() {
+                "none".to_owned()
+            } else {
+                restarts.join(", ")
+            }
+        ));
         for settled in &self.settled {
             let mark = if settled.passed { "passed" } else { "MISSED" };
-            let first = settled.first.map_or(String::new(), |first| format!(" (first at {:.1} s)", first.as_secs_f64()));
-            lines.push(if settled.passed { format!("{mark}  {}{first}", settled.name) } else { format!("{mark}  {}: expected {}, matched {}", settled.name, settled.wanted, settled.matched) });
+            let first = settled.first.map_or(String::new(), |first| {
+                format!(" (first at {:.1} s)", first.as_secs_f64())
+            });
+            lines.push(if settled.passed {
+                format!("{mark}  {}{first}", settled.name)
+            } else {
+                format!(
+                    "{mark}  {}: expected {}, matched {}",
+                    settled.name, settled.wanted, settled.matched
+                )
+            });
         }
         lines
     }

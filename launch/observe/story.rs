@@ -47,15 +47,32 @@ pub fn line(seen: &Seen) -> Option<Line> {
     let data = &seen.data;
     let (chapter, text, key) = match seen.type_name.as_str() {
         SpeechCommand::TYPE => {
-            let negated = if data["negated"].as_bool() == Some(true) { "not " } else { "" };
-            let speed = number(data, "target_speed").map_or(String::new(), |speed| format!(" {:.0} km/h", speed * 3.6));
-            let place = text_of(data, "destination").map_or(String::new(), |place| format!(" {place}"));
-            let text = format!("\"{}\" → {negated}{}{speed}{place} by {}", data["transcript"].as_str().unwrap_or(""), name(data, "intent"), name(data, "source"));
+            let negated = if data["negated"].as_bool() == Some(true) {
+                "not "
+            } else {
+                ""
+            };
+            let speed = number(data, "target_speed")
+                .map_or(String::new(), |speed| format!(" {:.0} km/h", speed * 3.6));
+            let place =
+                text_of(data, "destination").map_or(String::new(), |place| format!(" {place}"));
+            let text = format!(
+                "\"{}\" → {negated}{}{speed}{place} by {}",
+                data["transcript"].as_str().unwrap_or(""),
+                name(data, "intent"),
+                name(data, "source")
+            );
             (Chapter::Heard, text, id(data))
         }
         PerceptionSummary::TYPE => {
             let objects = data["objects"].as_array().map_or(0, Vec::len);
-            let ids: Vec<String> = data["objects"].as_array().into_iter().flatten().take(3).map(|object| short(&object["object_id"])).collect();
+            let ids: Vec<String> = data["objects"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .take(3)
+                .map(|object| short(&object["object_id"]))
+                .collect();
             let text = format!(
                 "{} [{} of {objects}: {}] {} by {}",
                 data["sentence"].as_str().unwrap_or(""),
@@ -67,14 +84,24 @@ pub fn line(seen: &Seen) -> Option<Line> {
             (Chapter::Seen, text, id(data))
         }
         PlannerAdvice::TYPE => {
-            let speed = number(data, "max_speed").map_or(String::new(), |speed| format!(" at most {:.0} km/h", speed * 3.6));
+            let speed = number(data, "max_speed").map_or(String::new(), |speed| {
+                format!(" at most {:.0} km/h", speed * 3.6)
+            });
             let tokens = data["tokens_out"].as_u64().unwrap_or(0);
-            let text = format!("{}{speed}: {} ({}, {tokens} tokens)", name(data, "action"), data["reason"].as_str().unwrap_or(""), name(data, "source"));
+            let text = format!(
+                "{}{speed}: {} ({}, {tokens} tokens)",
+                name(data, "action"),
+                data["reason"].as_str().unwrap_or(""),
+                name(data, "source")
+            );
             (Chapter::Advised, text, id(data))
         }
         GateVerdict::TYPE => {
-            let speed = number(data, "max_speed").map_or(String::new(), |speed| format!(" at most {:.0} km/h", speed * 3.6));
-            let rule = text_of(data, "rule").map_or(String::new(), |rule| format!(" by rule {rule}"));
+            let speed = number(data, "max_speed").map_or(String::new(), |speed| {
+                format!(" at most {:.0} km/h", speed * 3.6)
+            });
+            let rule =
+                text_of(data, "rule").map_or(String::new(), |rule| format!(" by rule {rule}"));
             let action = match name(data, "action").as_str() {
                 "NONE" => String::new(),
                 action => format!(" {action}"),
@@ -90,7 +117,9 @@ pub fn line(seen: &Seen) -> Option<Line> {
 
 /// Name of an enum field, else its number.
 fn name(data: &Value, field: &str) -> String {
-    data.get(format!("{field}_name")).and_then(Value::as_str).map_or_else(|| data[field].to_string(), str::to_owned)
+    data.get(format!("{field}_name"))
+        .and_then(Value::as_str)
+        .map_or_else(|| data[field].to_string(), str::to_owned)
 }
 
 fn number(data: &Value, field: &str) -> Option<f64> {
@@ -109,5 +138,13 @@ fn id(data: &Value) -> String {
 fn short(id: &Value) -> String {
     let text = id.get("uuid").unwrap_or(id).as_str().unwrap_or("");
     // Recorded ids differ at the end, drawn ones everywhere.
-    text.rsplit('-').next().map_or(String::new(), |last| last.chars().rev().take(4).collect::<String>().chars().rev().collect())
+    text.rsplit('-').next().map_or(String::new(), |last| {
+        last.chars()
+            .rev()
+            .take(4)
+            .collect::<String>()
+            .chars()
+            .rev()
+            .collect()
+    })
 }

@@ -41,7 +41,9 @@ pub struct Seen {
 impl Seen {
     /// The line of `--json`.
     pub fn json(&self) -> Value {
-        let ms = |duration: Option<Duration>| duration.map(|duration| (duration.as_secs_f64() * 1e6).round() / 1e3);
+        let ms = |duration: Option<Duration>| {
+            duration.map(|duration| (duration.as_secs_f64() * 1e6).round() / 1e3)
+        };
         let stamp = self.stamp_ns.map(|ns| json!({ "sec": ns.div_euclid(1_000_000_000), "nanosec": ns.rem_euclid(1_000_000_000) }));
         let mut line = json!({
             "topic": self.topic, "type": self.type_name, "stamp": stamp, "age_ms": ms(self.age), "latency_ms": ms(self.latency), "data": self.data,
@@ -57,7 +59,10 @@ impl Seen {
 ///
 /// # Errors
 /// When a topic is no valid key.
-pub async fn watch(bus: &Bus, topics: &[TopicContract]) -> Result<(mpsc::Receiver<Seen>, Vec<Subscription>)> {
+pub async fn watch(
+    bus: &Bus,
+    topics: &[TopicContract],
+) -> Result<(mpsc::Receiver<Seen>, Vec<Subscription>)> {
     let (sender, receiver) = mpsc::channel(BACKLOG);
     let mut subscriptions = Vec::new();
     for contract in topics {
@@ -85,7 +90,9 @@ pub fn seen(contract: &TopicContract, arrival: &Arrival) -> Seen {
         arrived: Instant::now(),
         stamp_ns,
         age: stamp_ns.and_then(|stamp_ns| clock::age(stamp_ns, received_ns)),
-        latency: arrival.sent.and_then(|sent| arrival.received.duration_since(sent).ok()),
+        latency: arrival
+            .sent
+            .and_then(|sent| arrival.received.duration_since(sent).ok()),
         data,
         problem,
     }
@@ -97,9 +104,12 @@ fn content(contract: &TopicContract, arrival: &Arrival) -> Result<Value, String>
     }
     let payload = arrival.payload.to_bytes();
     match sniff::classify(&arrival.encoding, &payload).map_err(|error| error.to_string())? {
-        sniff::Form::Cdr => cdr_to_json(&contract.type_name, &payload).map_err(|error| error.to_string()),
+        sniff::Form::Cdr => {
+            cdr_to_json(&contract.type_name, &payload).map_err(|error| error.to_string())
+        }
         sniff::Form::Json(value) => {
-            let cdr = json_to_cdr(&contract.type_name, &value).map_err(|error| error.to_string())?;
+            let cdr =
+                json_to_cdr(&contract.type_name, &value).map_err(|error| error.to_string())?;
             cdr_to_json(&contract.type_name, &cdr).map_err(|error| error.to_string())
         }
         sniff::Form::Text(text) => Ok(json!({ "data": text })),
@@ -107,15 +117,27 @@ fn content(contract: &TopicContract, arrival: &Arrival) -> Result<Value, String>
 }
 
 fn stamp(data: &Value) -> Option<i64> {
-    let stamp = data.get("header").and_then(|header| header.get("stamp")).or_else(|| data.get("stamp"))?;
+    let stamp = data
+        .get("header")
+        .and_then(|header| header.get("stamp"))
+        .or_else(|| data.get("stamp"))?;
     let (seconds, nanos) = (stamp.get("sec")?.as_i64()?, stamp.get("nanosec")?.as_i64()?);
     seconds.checked_mul(1_000_000_000)?.checked_add(nanos)
 }
 
 /// Stamp of a large message without decoding it: a type with a header begins with it, twelve bytes in.
 fn large_stamp(contract: &TopicContract, arrival: &Arrival) -> Option<i64> {
-    const WITH_HEADER: [&str; 4] = ["sensor_msgs/", "audio_common_msgs/", "autoware_perception_msgs/", "nav_msgs/"];
-    if arrival.payload.len() <= DECODED_BYTES_MAX || !WITH_HEADER.iter().any(|package| contract.type_name.starts_with(package)) {
+    const WITH_HEADER: [&str; 4] = [
+        "sensor_msgs/",
+        "audio_common_msgs/",
+        "autoware_perception_msgs/",
+        "nav_msgs/",
+    ];
+    if arrival.payload.len() <= DECODED_BYTES_MAX
+        || !WITH_HEADER
+            .iter()
+            .any(|package| contract.type_name.starts_with(package))
+    {
         return None;
     }
     let bytes = arrival.payload.to_bytes();
@@ -124,5 +146,7 @@ fn large_stamp(contract: &TopicContract, arrival: &Arrival) -> Option<i64> {
         1 => (i32::from_le_bytes(word(4)?), u32::from_le_bytes(word(8)?)),
         _ => (i32::from_be_bytes(word(4)?), u32::from_be_bytes(word(8)?)),
     };
-    i64::from(seconds).checked_mul(1_000_000_000)?.checked_add(i64::from(nanos))
+    i64::from(seconds)
+        .checked_mul(1_000_000_000)?
+        .checked_add(i64::from(nanos))
 }

@@ -58,7 +58,11 @@ impl Actor for ChildProcess {
     type State = ChildProcessState;
     type Arguments = ();
 
-    async fn pre_start(&self, myself: ActorRef<Self::Msg>, _arguments: ()) -> Result<Self::State, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        _arguments: (),
+    ) -> Result<Self::State, ActorProcessingErr> {
         self.health.set(NodeState::Loading, "");
         let (to, name, own) = (myself.clone(), self.health.name().to_owned(), self.bus.id());
         let namespace = self.bus.namespace().to_owned();
@@ -69,19 +73,41 @@ impl Actor for ChildProcess {
                 if arrival.publisher == Some(own) || arrival.payload.len() > DIAGNOSTICS_BYTES_MAX {
                     return;
                 }
-                let Ok(array) = DiagnosticArray::decode(&arrival.payload.to_bytes()) else { return };
-                if let Some(status) = array.status.iter().find(|status| status.name == name && status.hardware_id == namespace) {
-                    let _ = to.cast(ChildProcessMessage::Said(state_of(status), detail_of(status)));
+                let Ok(array) = DiagnosticArray::decode(&arrival.payload.to_bytes()) else {
+                    return;
+                };
+                if let Some(status) = array
+                    .status
+                    .iter()
+                    .find(|status| status.name == name && status.hardware_id == namespace)
+                {
+                    let _ = to.cast(ChildProcessMessage::Said(
+                        state_of(status),
+                        detail_of(status),
+                    ));
                 }
             })
             .await?;
         // kill_on_drop: whatever ends this actor ends the process; its own parent-death signal covers the death of this process.
-        let child = Command::new(&self.executable).args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true).spawn()?;
+        let child = Command::new(&self.executable)
+            .args(&self.arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()?;
         myself.send_interval(LOOK_PERIOD, || ChildProcessMessage::Look);
-        Ok(ChildProcessState { child, _diagnostics: diagnostics })
+        Ok(ChildProcessState {
+            child,
+            _diagnostics: diagnostics,
+        })
     }
 
-    async fn handle(&self, _myself: ActorRef<Self::Msg>, message: Self::Msg, state: &mut Self::State) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        _myself: ActorRef<Self::Msg>,
+        message: Self::Msg,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
         match message {
             ChildProcessMessage::Look => {
                 if let Some(status) = state.child.try_wait()? {
@@ -95,13 +121,22 @@ impl Actor for ChildProcess {
         Ok(())
     }
 
-    async fn post_stop(&self, _myself: ActorRef<Self::Msg>, state: &mut Self::State) -> Result<(), ActorProcessingErr> {
-        let Some(id) = state.child.id().and_then(|id| i32::try_from(id).ok()) else { return Ok(()) };
+    async fn post_stop(
+        &self,
+        _myself: ActorRef<Self::Msg>,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        let Some(id) = state.child.id().and_then(|id| i32::try_from(id).ok()) else {
+            return Ok(());
+        };
         // SIGTERM first: the gate clears a speed limit it has published.
         if let Err(error) = kill(Pid::from_raw(id), Signal::SIGTERM) {
             warn!(%error, "a child process could not be asked to end");
         }
-        if tokio::time::timeout(GRACE, state.child.wait()).await.is_err() {
+        if tokio::time::timeout(GRACE, state.child.wait())
+            .await
+            .is_err()
+        {
             state.child.kill().await?;
         }
         Ok(())
@@ -112,7 +147,12 @@ impl Actor for ChildProcess {
 const DIAGNOSTICS_BYTES_MAX: usize = 1 << 20;
 
 fn state_of(status: &DiagnosticStatus) -> NodeState {
-    match status.values.iter().find(|pair| pair.key == "state").map(|pair| pair.value.as_str()) {
+    match status
+        .values
+        .iter()
+        .find(|pair| pair.key == "state")
+        .map(|pair| pair.value.as_str())
+    {
         Some("ready") => NodeState::Ready,
         Some("degraded") => NodeState::Degraded,
         Some("failed") => NodeState::Failed,
@@ -121,5 +161,8 @@ fn state_of(status: &DiagnosticStatus) -> NodeState {
 }
 
 fn detail_of(status: &DiagnosticStatus) -> String {
-    status.message.split_once(": ").map_or_else(String::new, |(_, detail)| detail.to_owned())
+    status
+        .message
+        .split_once(": ")
+        .map_or_else(String::new, |(_, detail)| detail.to_owned())
 }

@@ -29,11 +29,23 @@ const ADVICE_VALIDITY: Duration = Duration::from_secs(3);
 pub fn bus(graph: &Graph, parent: Option<&str>) -> BusOptions {
     let zenoh = &graph.zenoh;
     let mut connect = zenoh.connect.clone();
-    connect.extend(parent.filter(|address| !address.is_empty()).map(str::to_owned));
+    connect.extend(
+        parent
+            .filter(|address| !address.is_empty())
+            .map(str::to_owned),
+    );
     BusOptions {
         namespace: graph.namespace.clone(),
-        mode: if zenoh.client { BusMode::Client } else { BusMode::Peer },
-        listen: if parent.is_some() { Vec::new() } else { zenoh.listen.clone() },
+        mode: if zenoh.client {
+            BusMode::Client
+        } else {
+            BusMode::Peer
+        },
+        listen: if parent.is_some() {
+            Vec::new()
+        } else {
+            zenoh.listen.clone()
+        },
         connect,
         connect_required: !zenoh.connect_optional && parent.is_none(),
         multicast: zenoh.multicast,
@@ -66,8 +78,13 @@ pub fn onnx_runtime_library() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty()) {
         return Ok(path.into());
     }
-    let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(|folder| folder.join(FILE))).filter(|path| path.exists());
-    let built = llmasos_engine::BUILT_LIBRARY.map(PathBuf::from).filter(|path| path.exists());
+    let beside = std::env::current_exe()
+        .ok()
+        .and_then(|exe| exe.parent().map(|folder| folder.join(FILE)))
+        .filter(|path| path.exists());
+    let built = llmasos_engine::BUILT_LIBRARY
+        .map(PathBuf::from)
+        .filter(|path| path.exists());
     beside.or(built).context(
         "no ONNX Runtime: the build could not fetch it, or it was removed since. Build again with network access, or set ORT_DYLIB_PATH to a libonnxruntime.so of version 1.17 or later",
     )
@@ -81,17 +98,25 @@ pub fn contract(graph: &Graph, input: &InputSpec) -> Result<TopicContract> {
 }
 
 fn topic(graph: &Graph, name: &str) -> Result<TopicContract> {
-    graph.topic(name).cloned().with_context(|| format!("topic {name} has no contract"))
+    graph
+        .topic(name)
+        .cloned()
+        .with_context(|| format!("topic {name} has no contract"))
 }
 
 /// The contract of a port, if the node has it.
 pub fn port(graph: &Graph, node: &NodeSpec, name: &str) -> Result<Option<TopicContract>> {
-    node.inputs.get(name).map(|input| contract(graph, input)).transpose()
+    node.inputs
+        .get(name)
+        .map(|input| contract(graph, input))
+        .transpose()
 }
 
 /// Options of a speech-command node.
 pub fn speech(node: &NodeSpec) -> Result<SpeechOptions> {
-    let Params::Speech(params) = &node.params else { bail!("node {} is no speech-command", node.name) };
+    let Params::Speech(params) = &node.params else {
+        bail!("node {} is no speech-command", node.name)
+    };
     let usual = FastWords::default();
     Ok(SpeechOptions {
         min_confidence: params.min_confidence,
@@ -120,32 +145,51 @@ fn millis(duration: Duration) -> u32 {
 
 /// Options of a perception-summary node.
 pub fn summary(node: &NodeSpec) -> Result<SummaryOptions> {
-    let Params::Summary(params) = &node.params else { bail!("node {} is no perception-summary", node.name) };
+    let Params::Summary(params) = &node.params else {
+        bail!("node {} is no perception-summary", node.name)
+    };
     Ok(SummaryOptions {
         budget: node.budget,
         priority: node.priority,
         period: Duration::from_secs_f64(1.0 / params.rate_hz.max(0.01)),
         camera: CameraModel::default(),
-        limits: Limits { objects: params.max_objects, range_m: params.range_m },
+        limits: Limits {
+            objects: params.max_objects,
+            range_m: params.range_m,
+        },
     })
 }
 
 /// Options of a planner-advisor node. The gate's own bound is the bound of what is asked for: advice beyond it would only be clipped.
 pub fn advisor(graph: &Graph, node: &NodeSpec, model_sha256: [u8; 32]) -> Result<AdvisorOptions> {
-    let validity = node.output("advice").and_then(|name| graph.topic(name)).and_then(|topic| topic.lifespan);
+    let validity = node
+        .output("advice")
+        .and_then(|name| graph.topic(name))
+        .and_then(|topic| topic.lifespan);
     Ok(AdvisorOptions {
         budget: node.budget,
         priority: node.priority,
-        bounds: Bounds { max_speed_mps: graph.gate.as_ref().map_or(0.0, |gate| gate.max_speed_mps) },
+        bounds: Bounds {
+            max_speed_mps: graph.gate.as_ref().map_or(0.0, |gate| gate.max_speed_mps),
+        },
         validity: validity.unwrap_or(ADVICE_VALIDITY),
         model_sha256,
     })
 }
 
 /// An input of the advisor that it may have to run without.
-pub fn advisor_context(graph: &Graph, node: &NodeSpec, name: &str) -> Result<Option<AdvisorContext>> {
-    let Some(input) = node.inputs.get(name) else { return Ok(None) };
-    Ok(Some(AdvisorContext { contract: contract(graph, input)?, on_stale: input.on_stale }))
+pub fn advisor_context(
+    graph: &Graph,
+    node: &NodeSpec,
+    name: &str,
+) -> Result<Option<AdvisorContext>> {
+    let Some(input) = node.inputs.get(name) else {
+        return Ok(None);
+    };
+    Ok(Some(AdvisorContext {
+        contract: contract(graph, input)?,
+        on_stale: input.on_stale,
+    }))
 }
 
 /// Restart rules of a child.
@@ -167,9 +211,19 @@ pub fn restart(graph: &Graph, name: &str) -> RestartPolicy {
 
 /// The gate's topics.
 pub fn gate_topics(graph: &Graph, gate: &GateSpec) -> Result<GateTopics> {
-    let input = |port: &str| -> Result<Option<TopicContract>> { gate.inputs.get(port).map(|input| topic(graph, &input.topic)).transpose() };
-    let needed = |port: &str| -> Result<TopicContract> { input(port)?.with_context(|| format!("the gate has no input {port}")) };
-    let verdict = gate.outputs.get("verdict").context("the gate has no output verdict")?;
+    let input = |port: &str| -> Result<Option<TopicContract>> {
+        gate.inputs
+            .get(port)
+            .map(|input| topic(graph, &input.topic))
+            .transpose()
+    };
+    let needed = |port: &str| -> Result<TopicContract> {
+        input(port)?.with_context(|| format!("the gate has no input {port}"))
+    };
+    let verdict = gate
+        .outputs
+        .get("verdict")
+        .context("the gate has no output verdict")?;
     Ok(GateTopics {
         advice: needed("advice")?,
         command: needed("command")?,
@@ -189,10 +243,18 @@ pub fn gate_topics(graph: &Graph, gate: &GateSpec) -> Result<GateTopics> {
 /// What the policy itself says is wrong.
 pub fn policy(graph: &Graph, gate: &GateSpec) -> Result<Policy> {
     let usual = PolicySettings::default();
-    let age = |port: &str, usual: Duration| gate.inputs.get(port).and_then(|input| input.max_age).unwrap_or(usual);
+    let age = |port: &str, usual: Duration| {
+        gate.inputs
+            .get(port)
+            .and_then(|input| input.max_age)
+            .unwrap_or(usual)
+    };
     let mode = |port: &str| match gate.inputs.get(port) {
         None => ModeInput::Absent,
-        Some(input) => match (graph.topic(&input.topic).is_some_and(|topic| topic.event), input.max_age) {
+        Some(input) => match (
+            graph.topic(&input.topic).is_some_and(|topic| topic.event),
+            input.max_age,
+        ) {
             (false, Some(limit)) => ModeInput::Periodic(limit),
             _ => ModeInput::Latched,
         },
@@ -216,7 +278,12 @@ pub fn policy(graph: &Graph, gate: &GateSpec) -> Result<Policy> {
     };
     let allow = match &allow_in_mode {
         // The outer set is what may pass in any mode at all.
-        Some(sets) => ActionSet::of(&ALL_ACTIONS.into_iter().filter(|action| sets.iter().any(|set| set.contains(*action))).collect::<Vec<_>>()),
+        Some(sets) => ActionSet::of(
+            &ALL_ACTIONS
+                .into_iter()
+                .filter(|action| sets.iter().any(|set| set.contains(*action)))
+                .collect::<Vec<_>>(),
+        ),
         None => actions(&gate.allow)?,
     };
     let settings = PolicySettings {
@@ -225,7 +292,11 @@ pub fn policy(graph: &Graph, gate: &GateSpec) -> Result<Policy> {
         max_speed_mps: gate.max_speed_mps,
         accelerate_mps2: gate.accelerate_mps2,
         decelerate_mps2: gate.decelerate_mps2,
-        refuse_when: gate.refuse_when.iter().map(refuse_rule).collect::<Result<_>>()?,
+        refuse_when: gate
+            .refuse_when
+            .iter()
+            .map(refuse_rule)
+            .collect::<Result<_>>()?,
         confirm,
         confirm_timeout: gate.confirm_timeout.unwrap_or(usual.confirm_timeout),
         fresh: Freshness {
@@ -251,15 +322,26 @@ fn refuse_rule(rule: &graph::RefuseRule) -> Result<RefuseRule> {
             "RED" => Light::Red,
             "AMBER" => Light::Amber,
             "GREEN" => Light::Green,
-            other => bail!("rule {}: expected RED, AMBER or GREEN, found {other}", rule.name),
+            other => bail!(
+                "rule {}: expected RED, AMBER or GREEN, found {other}",
+                rule.name
+            ),
         }),
-        RefuseWhen::Vulnerable { zone, time_to_contact_below_s, distance_below_m } => Condition::Vulnerable {
+        RefuseWhen::Vulnerable {
+            zone,
+            time_to_contact_below_s,
+            distance_below_m,
+        } => Condition::Vulnerable {
             zone: zone.as_deref().map(zone_of).transpose()?,
             time_to_contact_below_s: *time_to_contact_below_s,
             distance_below_m: *distance_below_m,
         },
     };
-    Ok(RefuseRule { name: rule.name.clone(), condition, actions: actions(&rule.actions)? })
+    Ok(RefuseRule {
+        name: rule.name.clone(),
+        condition,
+        actions: actions(&rule.actions)?,
+    })
 }
 
 fn zone_of(name: &str) -> Result<Zone> {
@@ -273,7 +355,14 @@ fn zone_of(name: &str) -> Result<Zone> {
     })
 }
 
-const ALL_ACTIONS: [Action; 6] = [Action::Keep, Action::SlowDown, Action::Stop, Action::PullOver, Action::LaneLeft, Action::LaneRight];
+const ALL_ACTIONS: [Action; 6] = [
+    Action::Keep,
+    Action::SlowDown,
+    Action::Stop,
+    Action::PullOver,
+    Action::LaneLeft,
+    Action::LaneRight,
+];
 
 fn action(name: &str) -> Result<Action> {
     Ok(match name {
@@ -288,7 +377,12 @@ fn action(name: &str) -> Result<Action> {
 }
 
 fn actions(names: &[String]) -> Result<ActionSet> {
-    Ok(ActionSet::of(&names.iter().map(|name| action(name)).collect::<Result<Vec<_>>>()?))
+    Ok(ActionSet::of(
+        &names
+            .iter()
+            .map(|name| action(name))
+            .collect::<Result<Vec<_>>>()?,
+    ))
 }
 
 /// Index of an operation mode in the policy: the wire value of `OperationModeState`.
@@ -302,4 +396,3 @@ fn mode_index(name: &str) -> Result<usize> {
         other => bail!("expected an operation mode, found {other}"),
     })
 }
-

@@ -35,10 +35,16 @@ impl Lone {
             child.policy.restart = Restart::Never;
         }
         let names = children.iter().map(|child| child.name.clone()).collect();
-        let (supervisor, ended) = Supervisor::spawn(None, Supervisor::new(health.clone()), children)
-            .await
-            .context("starting the supervisor")?;
-        Ok(Lone { health, supervisor, ended, names })
+        let (supervisor, ended) =
+            Supervisor::spawn(None, Supervisor::new(health.clone()), children)
+                .await
+                .context("starting the supervisor")?;
+        Ok(Lone {
+            health,
+            supervisor,
+            ended,
+            names,
+        })
     }
 
     /// Waits until every server is ready.
@@ -69,18 +75,30 @@ pub async fn until_ready(health: &Health, names: &[String], limit: Duration) -> 
     loop {
         let waiting: Vec<(&String, NodeState, String)> = names
             .iter()
-            .filter_map(|name| health.state(name).map(|(state, detail)| (name, state, detail)))
+            .filter_map(|name| {
+                health
+                    .state(name)
+                    .map(|(state, detail)| (name, state, detail))
+            })
             .filter(|(_, state, _)| *state != NodeState::Ready)
             .collect();
         if waiting.is_empty() {
             return Ok(());
         }
-        let given_up = |state: NodeState, detail: &str| state == NodeState::Failed && detail.starts_with("given up");
-        if let Some((name, _, detail)) = waiting.iter().find(|(_, state, detail)| given_up(*state, detail)) {
+        let given_up = |state: NodeState, detail: &str| {
+            state == NodeState::Failed && detail.starts_with("given up")
+        };
+        if let Some((name, _, detail)) = waiting
+            .iter()
+            .find(|(_, state, detail)| given_up(*state, detail))
+        {
             bail!("{name}: {detail}");
         }
         if Instant::now() >= deadline {
-            let list: Vec<String> = waiting.iter().map(|(name, state, detail)| format!("{name} {} {detail}", state.name())).collect();
+            let list: Vec<String> = waiting
+                .iter()
+                .map(|(name, state, detail)| format!("{name} {} {detail}", state.name()))
+                .collect();
             bail!("not ready after {} s: {}", limit.as_secs(), list.join("; "));
         }
         tokio::time::sleep(LOOK_PERIOD).await;

@@ -43,7 +43,11 @@ pub type Folders = BTreeMap<String, PathBuf>;
 pub fn ensure(names: &BTreeMap<String, Fetch>, cancel: &Cancel) -> Result<Folders> {
     let mut models = Models::from_environment(&[])?;
     let mut reporter = Console::new(cancel.clone());
-    let wanted: Vec<&str> = names.iter().filter(|(_, fetch)| **fetch == Fetch::IfAbsent).map(|(name, _)| name.as_str()).collect();
+    let wanted: Vec<&str> = names
+        .iter()
+        .filter(|(_, fetch)| **fetch == Fetch::IfAbsent)
+        .map(|(name, _)| name.as_str())
+        .collect();
     if let Some(line) = models.plan(&wanted)?.announcement() {
         eprintln!("{line}");
     }
@@ -93,79 +97,184 @@ impl Servers {
         if let Some(client) = clients.get(name) {
             return Ok(client.clone());
         }
-        let spec = ground.graph.models.get(name).with_context(|| format!("model {name} is not in the descriptor"))?.clone();
-        let dir = ground.folders.get(&spec.catalogue).with_context(|| format!("model {} was not fetched", spec.catalogue))?.clone();
+        let spec = ground
+            .graph
+            .models
+            .get(name)
+            .with_context(|| format!("model {name} is not in the descriptor"))?
+            .clone();
+        let dir = ground
+            .folders
+            .get(&spec.catalogue)
+            .with_context(|| format!("model {} was not fetched", spec.catalogue))?
+            .clone();
         let client = ModelClient::new(name);
         let runtime = ground.runtime.clone();
         let load: Load<W> = Arc::new(move || {
             let folder = ModelFolder::open(&dir).map_err(|error| error.to_string())?;
             load(&runtime, &folder, &spec)
         });
-        children.push(child(name, load, client.clone(), ground.health, configure::restart(ground.graph, name)));
+        children.push(child(
+            name,
+            load,
+            client.clone(),
+            ground.health,
+            configure::restart(ground.graph, name),
+        ));
         clients.insert(name.to_owned(), client.clone());
         Ok(client)
     }
 
     /// Voice activity of a speech node.
-    pub fn voice(&mut self, ground: &Ground<'_>, node: &NodeSpec) -> Result<ModelClient<VoiceWork>> {
+    pub fn voice(
+        &mut self,
+        ground: &Ground<'_>,
+        node: &NodeSpec,
+    ) -> Result<ModelClient<VoiceWork>> {
         let name = role(node, "vad")?;
-        Self::server(&mut self.voice, &mut self.children, ground, name, |runtime, folder, _| {
-            VoiceActivity::load(runtime, folder).map(VoiceWork::new).map_err(|error| error.to_string())
-        })
+        Self::server(
+            &mut self.voice,
+            &mut self.children,
+            ground,
+            name,
+            |runtime, folder, _| {
+                VoiceActivity::load(runtime, folder)
+                    .map(VoiceWork::new)
+                    .map_err(|error| error.to_string())
+            },
+        )
     }
 
     /// Recogniser of a speech node.
-    pub fn recogniser(&mut self, ground: &Ground<'_>, node: &NodeSpec) -> Result<ModelClient<RecogniseWork>> {
+    pub fn recogniser(
+        &mut self,
+        ground: &Ground<'_>,
+        node: &NodeSpec,
+    ) -> Result<ModelClient<RecogniseWork>> {
         let name = role(node, "asr")?;
-        Self::server(&mut self.recogniser, &mut self.children, ground, name, |runtime, folder, _| {
-            Moonshine::load(runtime, folder).map(RecogniseWork::new).map_err(|error| error.to_string())
-        })
+        Self::server(
+            &mut self.recogniser,
+            &mut self.children,
+            ground,
+            name,
+            |runtime, folder, _| {
+                Moonshine::load(runtime, folder)
+                    .map(RecogniseWork::new)
+                    .map_err(|error| error.to_string())
+            },
+        )
     }
 
     /// Detector of a summary node, if it has one.
-    pub fn detector(&mut self, ground: &Ground<'_>, node: &NodeSpec) -> Result<Option<ModelClient<DetectWork>>> {
-        let Some(name) = node.model("detector") else { return Ok(None) };
+    pub fn detector(
+        &mut self,
+        ground: &Ground<'_>,
+        node: &NodeSpec,
+    ) -> Result<Option<ModelClient<DetectWork>>> {
+        let Some(name) = node.model("detector") else {
+            return Ok(None);
+        };
         let min_score = match &node.params {
             Params::Summary(params) => params.min_score,
             Params::Speech(_) | Params::Advisor(_) => Selection::default().min_score,
         };
-        let options = DetectOptions { selection: Selection { min_score, ..Selection::default() }, ..DetectOptions::default() };
-        let client = Self::server(&mut self.detector, &mut self.children, ground, name, move |runtime, folder, _| {
-            Detector::load(runtime, folder).map(|model| DetectWork::new(model, options)).map_err(|error| error.to_string())
-        })?;
+        let options = DetectOptions {
+            selection: Selection {
+                min_score,
+                ..Selection::default()
+            },
+            ..DetectOptions::default()
+        };
+        let client = Self::server(
+            &mut self.detector,
+            &mut self.children,
+            ground,
+            name,
+            move |runtime, folder, _| {
+                Detector::load(runtime, folder)
+                    .map(|model| DetectWork::new(model, options))
+                    .map_err(|error| error.to_string())
+            },
+        )?;
         Ok(Some(client))
     }
 
     /// Language model of a node, if it has one.
-    pub fn language(&mut self, ground: &Ground<'_>, node: &NodeSpec) -> Result<Option<ModelClient<LanguageWork>>> {
-        let Some(name) = node.model("language") else { return Ok(None) };
-        let client = Self::server(&mut self.language, &mut self.children, ground, name, |runtime, folder, spec| {
-            let options = LoadOptions { context: spec.context.unwrap_or(CONTEXT_TOKENS) };
-            LanguageModel::load(runtime, folder, &options).map(LanguageWork::new).map_err(|error| error.to_string())
-        })?;
+    pub fn language(
+        &mut self,
+        ground: &Ground<'_>,
+        node: &NodeSpec,
+    ) -> Result<Option<ModelClient<LanguageWork>>> {
+        let Some(name) = node.model("language") else {
+            return Ok(None);
+        };
+        let client = Self::server(
+            &mut self.language,
+            &mut self.children,
+            ground,
+            name,
+            |runtime, folder, spec| {
+                let options = LoadOptions {
+                    context: spec.context.unwrap_or(CONTEXT_TOKENS),
+                };
+                LanguageModel::load(runtime, folder, &options)
+                    .map(LanguageWork::new)
+                    .map_err(|error| error.to_string())
+            },
+        )?;
         Ok(Some(client))
     }
 
     /// Fault injection: stalls a model. `false` when there is none of that name.
     pub fn stall(&self, name: &str, hold: std::time::Duration) -> bool {
-        self.voice.get(name).is_some_and(|client| client.stall(hold))
-            || self.recogniser.get(name).is_some_and(|client| client.stall(hold))
-            || self.detector.get(name).is_some_and(|client| client.stall(hold))
-            || self.language.get(name).is_some_and(|client| client.stall(hold))
+        self.voice
+            .get(name)
+            .is_some_and(|client| client.stall(hold))
+            || self
+                .recogniser
+                .get(name)
+                .is_some_and(|client| client.stall(hold))
+            || self
+                .detector
+                .get(name)
+                .is_some_and(|client| client.stall(hold))
+            || self
+                .language
+                .get(name)
+                .is_some_and(|client| client.stall(hold))
     }
 }
 
 fn role<'a>(node: &'a NodeSpec, role: &str) -> Result<&'a str> {
-    node.model(role).with_context(|| format!("node {} has no model for {role}", node.name))
+    node.model(role)
+        .with_context(|| format!("node {} has no model for {role}", node.name))
 }
 
-fn child<W: Work>(name: &str, load: Load<W>, client: ModelClient<W>, health: &Health, policy: RestartPolicy) -> Child {
+fn child<W: Work>(
+    name: &str,
+    load: Load<W>,
+    client: ModelClient<W>,
+    health: &Health,
+    policy: RestartPolicy,
+) -> Child {
     let (health, own) = (health.node(name), name.to_owned());
     let start: Start = Arc::new(move |supervisor| {
-        let (server, load) = (ModelServer::new(&own, health.clone(), client.clone()), Arc::clone(&load));
-        Box::pin(async move { ModelServer::spawn_linked(None, server, load, supervisor).await.map(|(actor, _)| actor.get_cell()) })
+        let (server, load) = (
+            ModelServer::new(&own, health.clone(), client.clone()),
+            Arc::clone(&load),
+        );
+        Box::pin(async move {
+            ModelServer::spawn_linked(None, server, load, supervisor)
+                .await
+                .map(|(actor, _)| actor.get_cell())
+        })
     });
-    Child { name: name.to_owned(), policy, after: Vec::new(), start }
+    Child {
+        name: name.to_owned(),
+        policy,
+        after: Vec::new(),
+        start,
+    }
 }
 
 /// SHA-256 of a model's manifest, which holds the hash of every file: one number that says who answered.
@@ -178,15 +287,28 @@ pub fn manifest_sha256(folder: &Path) -> Result<[u8; 32]> {
 /// Catalogue names a graph needs: its models, and the data its sources play.
 pub fn needed(graph: &Graph, with_sources: bool) -> BTreeMap<String, Fetch> {
     use crate::descriptor::graph::{Feed, PictureFolder, Recording};
-    let mut names: BTreeMap<String, Fetch> = graph.models.values().map(|spec| (spec.catalogue.clone(), spec.fetch)).collect();
-    let data = graph.sources.iter().filter(|_| with_sources).filter_map(|source| match &source.feed {
-        Feed::Wav { file: Recording::Catalogue { entry, .. }, .. } => Some(entry),
-        Feed::Images { pictures, .. } => match &pictures.from {
-            PictureFolder::Catalogue(entry) => Some(entry),
-            PictureFolder::Folder(_) => None,
-        },
-        Feed::Wav { .. } | Feed::JsonLines { .. } | Feed::Text { .. } | Feed::Fault { .. } => None,
-    });
+    let mut names: BTreeMap<String, Fetch> = graph
+        .models
+        .values()
+        .map(|spec| (spec.catalogue.clone(), spec.fetch))
+        .collect();
+    let data = graph
+        .sources
+        .iter()
+        .filter(|_| with_sources)
+        .filter_map(|source| match &source.feed {
+            Feed::Wav {
+                file: Recording::Catalogue { entry, .. },
+                ..
+            } => Some(entry),
+            Feed::Images { pictures, .. } => match &pictures.from {
+                PictureFolder::Catalogue(entry) => Some(entry),
+                PictureFolder::Folder(_) => None,
+            },
+            Feed::Wav { .. } | Feed::JsonLines { .. } | Feed::Text { .. } | Feed::Fault { .. } => {
+                None
+            }
+        });
     for entry in data {
         names.entry(entry.clone()).or_insert(graph.fetch);
     }

@@ -7,11 +7,7 @@
 //!             └─ gate watcher ─────────────────────▶
 //! ```
 
-use std::{
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use llmasos_engine::Runtime;
@@ -29,8 +25,7 @@ use tokio::task::JoinHandle;
 
 use super::{
     child_process::ChildProcess,
-    configure,
-    lone,
+    configure, lone,
     models::{Folders, Ground, Servers, manifest_sha256},
 };
 use crate::descriptor::graph::{Graph, NodeKind, NodeSpec};
@@ -70,14 +65,32 @@ impl System {
     /// When the runtime or the bus cannot be opened, or the graph asks for what is not there.
     ///
     /// `parent` is the address of the launcher whose child this process is.
-    pub async fn start(graph: &Graph, folders: &Folders, fork: &Fork, parent: Option<&str>) -> Result<System> {
+    pub async fn start(
+        graph: &Graph,
+        folders: &Folders,
+        fork: &Fork,
+        parent: Option<&str>,
+    ) -> Result<System> {
         let bus = Bus::open(&configure::bus(graph, parent)).await?;
         let health = Health::default();
-        let runtime = if graph.nodes.iter().all(|node| node.own_process && parent.is_none()) { None } else { Some(Runtime::start(&configure::runtime(graph)?)?) };
+        let runtime = if graph
+            .nodes
+            .iter()
+            .all(|node| node.own_process && parent.is_none())
+        {
+            None
+        } else {
+            Some(Runtime::start(&configure::runtime(graph)?)?)
+        };
         let mut servers = Servers::default();
         let mut children = Vec::new();
         if let Some(runtime) = &runtime {
-            let ground = Ground { graph, folders, runtime, health: &health };
+            let ground = Ground {
+                graph,
+                folders,
+                runtime,
+                health: &health,
+            };
             for node in &graph.nodes {
                 if !(node.own_process && parent.is_none()) {
                     children.push(child(&ground, node, &mut servers, &bus)?);
@@ -85,13 +98,37 @@ impl System {
             }
         }
         // Whoever has a parent is such a process already.
-        for node in graph.nodes.iter().filter(|node| node.own_process && parent.is_none()) {
-            let after = node.start_after.iter().map(|(name, _)| name.clone()).collect();
-            children.push(process(graph, &node.name, after, fork, &["node", "run"], &bus, &health));
+        for node in graph
+            .nodes
+            .iter()
+            .filter(|node| node.own_process && parent.is_none())
+        {
+            let after = node
+                .start_after
+                .iter()
+                .map(|(name, _)| name.clone())
+                .collect();
+            children.push(process(
+                graph,
+                &node.name,
+                after,
+                fork,
+                &["node", "run"],
+                &bus,
+                &health,
+            ));
         }
         children.append(&mut servers.children);
         if graph.gate.is_some() {
-            children.push(process(graph, GATE, Vec::new(), fork, &["gate"], &bus, &health));
+            children.push(process(
+                graph,
+                GATE,
+                Vec::new(),
+                fork,
+                &["gate"],
+                &bus,
+                &health,
+            ));
         }
         let names: Vec<String> = children.iter().map(|child| child.name.clone()).collect();
         let publishing = tokio::spawn({
@@ -102,8 +139,19 @@ impl System {
                 }
             }
         });
-        let (supervisor, ended) = Supervisor::spawn(None, Supervisor::new(health.clone()), children).await.context("starting the supervisor")?;
-        Ok(System { bus, health, servers, supervisor, ended, publishing, names })
+        let (supervisor, ended) =
+            Supervisor::spawn(None, Supervisor::new(health.clone()), children)
+                .await
+                .context("starting the supervisor")?;
+        Ok(System {
+            bus,
+            health,
+            servers,
+            supervisor,
+            ended,
+            publishing,
+            names,
+        })
     }
 
     /// Waits until every child is ready.
@@ -116,15 +164,23 @@ impl System {
 
     /// A critical child that was given up, and why.
     pub fn lost(&self, critical: &[String]) -> Option<String> {
-        critical.iter().find_map(|name| match self.health.state(name) {
-            Some((NodeState::Failed, detail)) if detail.starts_with("given up") => Some(format!("{name} is critical: {detail}")),
-            _ => None,
-        })
+        critical
+            .iter()
+            .find_map(|name| match self.health.state(name) {
+                Some((NodeState::Failed, detail)) if detail.starts_with("given up") => {
+                    Some(format!("{name} is critical: {detail}"))
+                }
+                _ => None,
+            })
     }
 
     /// Fault injection: kills a node or the gate as a crash would.
     pub fn kill(&self, name: &str) {
-        if self.supervisor.cast(SuperviseMessage::Kill(name.to_owned())).is_err() {
+        if self
+            .supervisor
+            .cast(SuperviseMessage::Kill(name.to_owned()))
+            .is_err()
+        {
             tracing::warn!(name, "cannot be killed: the supervisor is gone");
         }
     }
@@ -144,14 +200,26 @@ impl System {
 
 fn child(ground: &Ground<'_>, node: &NodeSpec, servers: &mut Servers, bus: &Bus) -> Result<Child> {
     let (graph, health) = (ground.graph, ground.health.node(&node.name));
-    let out = |port: &str| node.output(port).map(str::to_owned).with_context(|| format!("node {} has no output {port}", node.name));
+    let out = |port: &str| {
+        node.output(port)
+            .map(str::to_owned)
+            .with_context(|| format!("node {} has no output {port}", node.name))
+    };
     let start = match node.kind {
         NodeKind::SpeechCommand => {
             let models = match node.inputs.contains_key("audio") {
-                true => Some(SpeechModels { voice: servers.voice(ground, node)?, recogniser: servers.recogniser(ground, node)? }),
+                true => Some(SpeechModels {
+                    voice: servers.voice(ground, node)?,
+                    recogniser: servers.recogniser(ground, node)?,
+                }),
                 false => None,
             };
-            let parts = (configure::port(graph, node, "audio")?, configure::port(graph, node, "text")?, out("command")?, Arc::new(configure::speech(node)?));
+            let parts = (
+                configure::port(graph, node, "audio")?,
+                configure::port(graph, node, "text")?,
+                out("command")?,
+                Arc::new(configure::speech(node)?),
+            );
             let bus = bus.clone();
             actor(move || SpeechNode {
                 bus: bus.clone(),
@@ -164,10 +232,22 @@ fn child(ground: &Ground<'_>, node: &NodeSpec, servers: &mut Servers, bus: &Bus)
             })
         }
         NodeKind::PerceptionSummary => {
-            let models = SummaryModels { detector: servers.detector(ground, node)?, language: servers.language(ground, node)? };
+            let models = SummaryModels {
+                detector: servers.detector(ground, node)?,
+                language: servers.language(ground, node)?,
+            };
             let port = |name: &str| configure::port(graph, node, name);
-            let inputs = (port("image")?, port("objects")?, port("traffic_lights")?, port("ego")?);
-            let (summary, options, bus) = (out("summary")?, Arc::new(configure::summary(node)?), bus.clone());
+            let inputs = (
+                port("image")?,
+                port("objects")?,
+                port("traffic_lights")?,
+                port("ego")?,
+            );
+            let (summary, options, bus) = (
+                out("summary")?,
+                Arc::new(configure::summary(node)?),
+                bus.clone(),
+            );
             actor(move || SummaryNode {
                 bus: bus.clone(),
                 health: health.clone(),
@@ -181,12 +261,23 @@ fn child(ground: &Ground<'_>, node: &NodeSpec, servers: &mut Servers, bus: &Bus)
             })
         }
         NodeKind::PlannerAdvisor => {
-            let language = servers.language(ground, node)?.with_context(|| format!("node {} has no language model", node.name))?;
-            let options = Arc::new(configure::advisor(graph, node, model_sha256(ground, node)?)?);
-            let command = configure::port(graph, node, "command")?.with_context(|| format!("node {} has no input command", node.name))?;
-            let supersede = node.inputs.get("command").map_or(Supersede::Finish, |input| input.supersede);
+            let language = servers
+                .language(ground, node)?
+                .with_context(|| format!("node {} has no language model", node.name))?;
+            let options = Arc::new(configure::advisor(
+                graph,
+                node,
+                model_sha256(ground, node)?,
+            )?);
+            let command = configure::port(graph, node, "command")?
+                .with_context(|| format!("node {} has no input command", node.name))?;
+            let supersede = node
+                .inputs
+                .get("command")
+                .map_or(Supersede::Finish, |input| input.supersede);
             let summary = configure::advisor_context(graph, node, "summary")?;
-            let ego = configure::advisor_context(graph, node, "ego")?.with_context(|| format!("node {} has no input ego", node.name))?;
+            let ego = configure::advisor_context(graph, node, "ego")?
+                .with_context(|| format!("node {} has no input ego", node.name))?;
             let (advice, bus) = (out("advice")?, bus.clone());
             actor(move || AdvisorNode {
                 bus: bus.clone(),
@@ -201,15 +292,28 @@ fn child(ground: &Ground<'_>, node: &NodeSpec, servers: &mut Servers, bus: &Bus)
             })
         }
     };
-    let after = node.start_after.iter().map(|(name, _)| name.clone()).collect();
-    Ok(Child { name: node.name.clone(), policy: configure::restart(graph, &node.name), after, start })
+    let after = node
+        .start_after
+        .iter()
+        .map(|(name, _)| name.clone())
+        .collect();
+    Ok(Child {
+        name: node.name.clone(),
+        policy: configure::restart(graph, &node.name),
+        after,
+        start,
+    })
 }
 
 /// A start function from one that makes the behaviour.
 fn actor<A: Actor<Arguments = ()>>(behaviour: impl Fn() -> A + Send + Sync + 'static) -> Start {
     Arc::new(move |supervisor| {
         let behaviour = behaviour();
-        Box::pin(async move { A::spawn_linked(None, behaviour, (), supervisor).await.map(|(actor, _)| actor.get_cell()) })
+        Box::pin(async move {
+            A::spawn_linked(None, behaviour, (), supervisor)
+                .await
+                .map(|(actor, _)| actor.get_cell())
+        })
     })
 }
 
@@ -224,7 +328,15 @@ pub fn model_sha256(ground: &Ground<'_>, node: &NodeSpec) -> Result<[u8; 32]> {
 }
 
 /// A part of the graph in a process of its own.
-fn process(graph: &Graph, name: &str, after: Vec<String>, fork: &Fork, verb: &[&str], bus: &Bus, health: &Health) -> Child {
+fn process(
+    graph: &Graph,
+    name: &str,
+    after: Vec<String>,
+    fork: &Fork,
+    verb: &[&str],
+    bus: &Bus,
+    health: &Health,
+) -> Child {
     let mut arguments: Vec<String> = verb.iter().map(|word| (*word).to_owned()).collect();
     arguments.extend(fork.descriptor.iter().cloned());
     if name != GATE {
@@ -235,6 +347,16 @@ fn process(graph: &Graph, name: &str, after: Vec<String>, fork: &Fork, verb: &[&
     }
     arguments.extend(["--parent".to_owned(), std::process::id().to_string()]);
     let (executable, health, bus) = (fork.executable.clone(), health.node(name), bus.clone());
-    let start = actor(move || ChildProcess { bus: bus.clone(), executable: executable.clone(), arguments: arguments.clone(), health: health.clone() });
-    Child { name: name.to_owned(), policy: configure::restart(graph, name), after, start }
+    let start = actor(move || ChildProcess {
+        bus: bus.clone(),
+        executable: executable.clone(),
+        arguments: arguments.clone(),
+        health: health.clone(),
+    });
+    Child {
+        name: name.to_owned(),
+        policy: configure::restart(graph, name),
+        after,
+        start,
+    }
 }

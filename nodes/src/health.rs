@@ -216,7 +216,10 @@ impl Health {
 
     /// Restarts of every node and model.
     pub fn restarts(&self) -> BTreeMap<String, u32> {
-        self.nodes().iter().map(|(name, record)| (name.clone(), record.restarts)).collect()
+        self.nodes()
+            .iter()
+            .map(|(name, record)| (name.clone(), record.restarts))
+            .collect()
     }
 
     /// Resolves when something changed since the last call.

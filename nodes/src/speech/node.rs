@@ -157,12 +157,7 @@ impl SpeechNode {
             self.health.beat();
             let ended = match state
                 .hearing
-                .listen(
-                    &taken.message,
-                    &models.voice,
-                    self.options.priority,
-                    false,
-                )
+                .listen(&taken.message, &models.voice, self.options.priority, false)
                 .await
             {
                 Ok(ended) => ended,

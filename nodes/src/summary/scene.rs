@@ -36,7 +36,10 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { objects: SCENE_OBJECTS_MAX, range_m: 200.0 }
+        Limits {
+            objects: SCENE_OBJECTS_MAX,
+            range_m: 200.0,
+        }
     }
 }
 
@@ -63,7 +66,6 @@ pub fn scene(
 ) -> Scene {
     let mut objects: Vec<SceneObject> = sightings
         .iter()
-        
         .filter(|sighting| sighting.probability >= PROBABILITY_MIN)
         .filter(|sighting| sighting.x_m.hypot(sighting.y_m) <= limits.range_m)
         .map(|sighting| object(sighting, ego))
@@ -233,7 +235,13 @@ mod tests {
             seen(Class::PEDESTRIAN, 40.0, 0.0, 0.0, 0.0),
             seen(Class::BUS, 10.0, 0.0, 10.0, 0.0),
         ];
-        let scene = scene(&sightings, Some(&EGO), 0, PerceptionSummary::OK, &Limits::default());
+        let scene = scene(
+            &sightings,
+            Some(&EGO),
+            0,
+            PerceptionSummary::OK,
+            &Limits::default(),
+        );
         let labels: Vec<u8> = scene.objects.iter().map(|object| object.label).collect();
         assert_eq!(
             labels,

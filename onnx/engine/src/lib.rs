@@ -19,9 +19,9 @@ pub mod folder;
 pub mod runtime;
 pub mod session;
 mod tensor;
+pub mod text;
 #[cfg(test)]
 mod tiny_graph;
-pub mod text;
 pub mod vision;
 
 pub use error::{EngineError, Result};
