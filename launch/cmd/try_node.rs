@@ -15,11 +15,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use llmasos_engine::Runtime;
-use llmasos_nodes::{
-    health::Health,
-    speech::SpeechModels,
-    summary::SummaryModels,
-};
+use llmasos_nodes::{health::Health, speech::SpeechModels, summary::SummaryModels};
 
 use self::{
     trial::{Clients, Published, Trial},
@@ -91,7 +87,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 fn attempt(args: &Args) -> Result<ExitCode> {
     let overrides = Overrides::parse(&args.assignments, &[]).map_err(wrong)?;
     // Whether the other nodes' models and files are there is not this one's business.
-    let facts = Facts { catalogue: None, tokens_per_s: descriptor::check::DEFAULT_TOKENS_PER_S, exists: &|_| true };
+    let facts = Facts {
+        catalogue: None,
+        tokens_per_s: descriptor::check::DEFAULT_TOKENS_PER_S,
+        exists: &|_| true,
+    };
     let graph = match descriptor::load(&args.launch, &overrides, &environment, &facts) {
         Ok(loaded) => loaded.graph,
         Err(rejected) => {
@@ -109,13 +109,23 @@ fn attempt(args: &Args) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let needed = needed(&graph, node, trial.roles())?;
-    let folders = if needed.is_empty() { Folders::new() } else { fetch(needed)? };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let folders = if needed.is_empty() {
+        Folders::new()
+    } else {
+        fetch(needed)?
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
     let messages = runtime.block_on(operate(&graph, node, trial, &folders))?;
     // Threads of models may still be inside a run: they are not waited for.
     runtime.shutdown_timeout(Duration::from_millis(500));
     if messages.is_empty() {
-        eprintln!("note: node {} publishes nothing: it heard no words", node.name);
+        eprintln!(
+            "note: node {} publishes nothing: it heard no words",
+            node.name
+        );
     }
     for message in &messages {
         print(args, node, message)?;
@@ -129,10 +139,16 @@ fn find<'a>(graph: &'a Graph, args: &Args) -> Result<&'a NodeSpec> {
     }
     let file = args.launch.display();
     if args.node == GATE {
-        return Err(wrong(format!("the gate decides ten times a second on what came before, not on one message: start {file} and watch its verdicts")));
+        return Err(wrong(format!(
+            "the gate decides ten times a second on what came before, not on one message: start {file} and watch its verdicts"
+        )));
     }
     let names: Vec<&str> = graph.nodes.iter().map(|node| node.name.as_str()).collect();
-    Err(wrong(format!("{file} has no node {}; {}", args.node, suggestion(&args.node, &names))))
+    Err(wrong(format!(
+        "{file} has no node {}; {}",
+        args.node,
+        suggestion(&args.node, &names)
+    )))
 }
 
 fn inputs(node: &NodeSpec, texts: &[String]) -> Result<BTreeMap<String, Input>> {
@@ -142,7 +158,11 @@ fn inputs(node: &NodeSpec, texts: &[String]) -> Result<BTreeMap<String, Input>> 
         // A port that is not there is said before its file is read.
         let port = text.split_once('=').map_or("", |(port, _)| port.trim());
         if !port.is_empty() && !node.inputs.contains_key(port) {
-            return Err(wrong(format!("node {} has no input {port}; {}", node.name, suggestion(port, &ports))));
+            return Err(wrong(format!(
+                "node {} has no input {port}; {}",
+                node.name,
+                suggestion(port, &ports)
+            )));
         }
         let input = Input::read(text)?;
         if let Some(first) = inputs.insert(input.port.clone(), input) {
@@ -164,19 +184,35 @@ fn suggestion(name: &str, known: &[&str]) -> String {
 fn needed(graph: &Graph, node: &NodeSpec, roles: &[&str]) -> Result<BTreeMap<String, Fetch>> {
     let mut names = BTreeMap::new();
     for name in roles.iter().filter_map(|role| node.model(role)) {
-        let spec = graph.models.get(name).with_context(|| format!("model {name} is not in the descriptor"))?;
+        let spec = graph
+            .models
+            .get(name)
+            .with_context(|| format!("model {name} is not in the descriptor"))?;
         names.insert(spec.catalogue.clone(), spec.fetch);
     }
     Ok(names)
 }
 
-async fn operate(graph: &Graph, node: &NodeSpec, trial: Trial, folders: &Folders) -> Result<Vec<Published>> {
+async fn operate(
+    graph: &Graph,
+    node: &NodeSpec,
+    trial: Trial,
+    folders: &Folders,
+) -> Result<Vec<Published>> {
     let roles = trial.roles();
     if roles.is_empty() {
         return trial.run(Clients::default()).await;
     }
-    let (health, runtime) = (Health::default(), Runtime::start(&configure::runtime(graph)?)?);
-    let ground = Ground { graph, folders, runtime: &runtime, health: &health };
+    let (health, runtime) = (
+        Health::default(),
+        Runtime::start(&configure::runtime(graph)?)?,
+    );
+    let ground = Ground {
+        graph,
+        folders,
+        runtime: &runtime,
+        health: &health,
+    };
     let mut servers = Servers::default();
     let clients = clients(&ground, node, &mut servers, roles)?;
     let lone = Lone::start(health.clone(), std::mem::take(&mut servers.children)).await?;
@@ -188,18 +224,35 @@ async fn operate(graph: &Graph, node: &NodeSpec, trial: Trial, folders: &Folders
     outcome
 }
 
-fn clients(ground: &Ground<'_>, node: &NodeSpec, servers: &mut Servers, roles: &[&str]) -> Result<Clients> {
+fn clients(
+    ground: &Ground<'_>,
+    node: &NodeSpec,
+    servers: &mut Servers,
+    roles: &[&str],
+) -> Result<Clients> {
     let mut clients = Clients::default();
     match node.kind {
         NodeKind::SpeechCommand => {
-            clients.speech = Some(SpeechModels { voice: servers.voice(ground, node)?, recogniser: servers.recogniser(ground, node)? });
+            clients.speech = Some(SpeechModels {
+                voice: servers.voice(ground, node)?,
+                recogniser: servers.recogniser(ground, node)?,
+            });
         }
         NodeKind::PerceptionSummary => {
-            let detector = if roles.contains(&"detector") { servers.detector(ground, node)? } else { None };
-            clients.summary = Some(SummaryModels { detector, language: servers.language(ground, node)? });
+            let detector = if roles.contains(&"detector") {
+                servers.detector(ground, node)?
+            } else {
+                None
+            };
+            clients.summary = Some(SummaryModels {
+                detector,
+                language: servers.language(ground, node)?,
+            });
         }
         NodeKind::PlannerAdvisor => {
-            let language = servers.language(ground, node)?.with_context(|| format!("node {} has no language model", node.name))?;
+            let language = servers
+                .language(ground, node)?
+                .with_context(|| format!("node {} has no language model", node.name))?;
             clients.advisor = Some((language, model_sha256(ground, node)?));
         }
     }

@@ -50,7 +50,11 @@ pub(super) struct Args {
 
 /// Runs the verb.
 pub(super) async fn run(args: &Args) -> Result<ExitCode> {
-    let fixed = args.type_name.as_deref().map(payload::type_named).transpose()?;
+    let fixed = args
+        .type_name
+        .as_deref()
+        .map(payload::type_named)
+        .transpose()?;
     let types = args.types.load()?;
     let bus = args.reach.open().await?;
     let (sender, mut messages) = mpsc::channel::<Arrival>(BACKLOG);
@@ -69,11 +73,20 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode> {
         0 => {}
         missed => eprintln!("note: {missed} messages came faster than they could be printed"),
     }
-    Ok(if ended? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if ended? {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// Prints until it is told to end. `false` when the one message that was wanted could not be read.
-async fn follow(args: &Args, fixed: Option<&'static str>, types: &Types, messages: &mut mpsc::Receiver<Arrival>) -> Result<bool> {
+async fn follow(
+    args: &Args,
+    fixed: Option<&'static str>,
+    types: &Types,
+    messages: &mut mpsc::Receiver<Arrival>,
+) -> Result<bool> {
     let stop = stopped();
     tokio::pin!(stop);
     loop {
@@ -109,9 +122,22 @@ fn show(args: &Args, type_name: Option<&str>, arrival: &Arrival) -> Result<bool>
         }
         Err(problem) => {
             if args.json {
-                line(&seen(type_name, arrival, &Value::Null, json!({ "bytes": arrival.payload.len() }), Some(problem)).to_string())?;
+                line(
+                    &seen(
+                        type_name,
+                        arrival,
+                        &Value::Null,
+                        json!({ "bytes": arrival.payload.len() }),
+                        Some(problem),
+                    )
+                    .to_string(),
+                )?;
             } else {
-                eprintln!("{}: {} bytes: {problem}", arrival.key, arrival.payload.len());
+                eprintln!(
+                    "{}: {} bytes: {problem}",
+                    arrival.key,
+                    arrival.payload.len()
+                );
             }
             Ok(false)
         }
@@ -127,7 +153,13 @@ fn plain(value: &Value) -> String {
 }
 
 /// The line of `--json`: that of `launch --json`, with the key as topic.
-fn seen(type_name: Option<&str>, arrival: &Arrival, data: &Value, shown: Value, problem: Option<String>) -> Value {
+fn seen(
+    type_name: Option<&str>,
+    arrival: &Arrival,
+    data: &Value,
+    shown: Value,
+    problem: Option<String>,
+) -> Value {
     let stamp_ns = payload::stamp_ns(data);
     Seen {
         topic: arrival.key.clone(),
@@ -135,7 +167,9 @@ fn seen(type_name: Option<&str>, arrival: &Arrival, data: &Value, shown: Value, 
         arrived: Instant::now(),
         stamp_ns,
         age: stamp_ns.and_then(|stamp_ns| clock::age(stamp_ns, clock::wall_ns(arrival.received))),
-        latency: arrival.sent.and_then(|sent| arrival.received.duration_since(sent).ok()),
+        latency: arrival
+            .sent
+            .and_then(|sent| arrival.received.duration_since(sent).ok()),
         data: shown,
         problem,
     }

@@ -12,7 +12,9 @@ use llmasos_msgs::sniff;
 use llmasos_nodes::bus::Arrival;
 use serde_json::json;
 
-use super::{super::usage::wrong, Reach, TypesFrom, close, declared, line, payload::Types, stopped};
+use super::{
+    super::usage::wrong, Reach, TypesFrom, close, declared, line, payload::Types, stopped,
+};
 
 /// Longest listening, in seconds.
 const SECONDS_MAX: f64 = 86_400.0;
@@ -55,13 +57,20 @@ struct Board {
 /// Runs the verb.
 pub(super) async fn run(args: &Args) -> Result<ExitCode> {
     if !(args.seconds > 0.0 && args.seconds <= SECONDS_MAX) {
-        return Err(wrong(format!("--seconds: expected more than 0 and at most {SECONDS_MAX}, found {}", args.seconds)));
+        return Err(wrong(format!(
+            "--seconds: expected more than 0 and at most {SECONDS_MAX}, found {}",
+            args.seconds
+        )));
     }
     let types = args.types.load()?;
     let bus = args.reach.open().await?;
     let board: Arc<Mutex<Board>> = Arc::default();
     let into = Arc::clone(&board);
-    let on = move |arrival| into.lock().unwrap_or_else(PoisonError::into_inner).see(&types, &arrival);
+    let on = move |arrival| {
+        into.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .see(&types, &arrival)
+    };
     let subscription = declared(bus.subscribe("**", on).await)?;
     tokio::select! {
         () = tokio::time::sleep(Duration::from_secs_f64(args.seconds)) => {}
@@ -82,7 +91,9 @@ impl Board {
         }
         let now = Instant::now();
         let row = self.rows.entry(arrival.key.clone()).or_insert_with(|| Row {
-            type_name: types.of(&arrival.key, &arrival.encoding).unwrap_or_else(|| form(arrival).to_owned()),
+            type_name: types
+                .of(&arrival.key, &arrival.encoding)
+                .unwrap_or_else(|| form(arrival).to_owned()),
             count: 0,
             bytes: 0,
             first: now,
@@ -108,7 +119,8 @@ impl Row {
     /// Rate between the first and the last message; unknown from fewer than two.
     fn rate_hz(&self) -> Option<f64> {
         let seconds = self.last.duration_since(self.first).as_secs_f64();
-        (self.count > 1 && seconds > 0.0).then(|| ((self.count - 1) as f64 / seconds * 10.0).round() / 10.0)
+        (self.count > 1 && seconds > 0.0)
+            .then(|| ((self.count - 1) as f64 / seconds * 10.0).round() / 10.0)
     }
 }
 
@@ -120,16 +132,38 @@ fn print(board: &Board, args: &Args) -> Result<()> {
     } else if board.rows.is_empty() {
         eprintln!("note: nothing was published within {} s", args.seconds);
     } else {
-        let width = |of: &dyn Fn(&String, &Row) -> usize| board.rows.iter().map(|(key, row)| of(key, row)).max().unwrap_or(0).max(5);
-        let (keys, types) = (width(&|key, _| key.len()), width(&|_, row| row.type_name.len()));
-        line(&format!("{:<keys$}  {:<types$}  {:>6}  {:>8}  {:>10}", "topic", "type", "count", "rate/Hz", "bytes"))?;
+        let width = |of: &dyn Fn(&String, &Row) -> usize| {
+            board
+                .rows
+                .iter()
+                .map(|(key, row)| of(key, row))
+                .max()
+                .unwrap_or(0)
+                .max(5)
+        };
+        let (keys, types) = (
+            width(&|key, _| key.len()),
+            width(&|_, row| row.type_name.len()),
+        );
+        line(&format!(
+            "{:<keys$}  {:<types$}  {:>6}  {:>8}  {:>10}",
+            "topic", "type", "count", "rate/Hz", "bytes"
+        ))?;
         for (key, row) in &board.rows {
-            let rate = row.rate_hz().map_or_else(|| "-".to_owned(), |rate| format!("{rate:.1}"));
-            line(&format!("{key:<keys$}  {:<types$}  {:>6}  {rate:>8}  {:>10}", row.type_name, row.count, row.bytes))?;
+            let rate = row
+                .rate_hz()
+                .map_or_else(|| "-".to_owned(), |rate| format!("{rate:.1}"));
+            line(&format!(
+                "{key:<keys$}  {:<types$}  {:>6}  {rate:>8}  {:>10}",
+                row.type_name, row.count, row.bytes
+            ))?;
         }
     }
     if board.left_out > 0 {
-        eprintln!("note: {} messages on more than {KEYS_MAX} topics are left out", board.left_out);
+        eprintln!(
+            "note: {} messages on more than {KEYS_MAX} topics are left out",
+            board.left_out
+        );
     }
     Ok(())
 }
@@ -141,7 +175,13 @@ mod tests {
     #[test]
     fn a_rate_needs_two_messages() {
         let first = Instant::now();
-        let row = |count, seconds| Row { type_name: String::new(), count, bytes: 0, first, last: first + Duration::from_secs(seconds) };
+        let row = |count, seconds| Row {
+            type_name: String::new(),
+            count,
+            bytes: 0,
+            first,
+            last: first + Duration::from_secs(seconds),
+        };
         assert_eq!(row(1, 0).rate_hz(), None);
         assert_eq!(row(11, 1).rate_hz(), Some(10.0), "ten periods in a second");
         assert_eq!(row(3, 0).rate_hz(), None, "no time passed");

@@ -75,7 +75,10 @@ struct TypesFrom {
 /// When nobody answers at the address, or a topic is no valid key.
 pub fn run(args: &Args) -> Result<ExitCode> {
     // Messages arrive on Zenoh's threads; here they are only printed.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?;
     let outcome = runtime.block_on(async {
         match &args.verb {
             Verb::List(args) => list::run(args).await,
@@ -86,7 +89,13 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     runtime.shutdown_timeout(Duration::from_millis(500));
     settle(match outcome {
         // `llmasos topic echo ... | head` is an ordinary way to end.
-        Err(error) if error.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == ErrorKind::BrokenPipe) => Ok(ExitCode::SUCCESS),
+        Err(error)
+            if error
+                .downcast_ref::<std::io::Error>()
+                .is_some_and(|io| io.kind() == ErrorKind::BrokenPipe) =>
+        {
+            Ok(ExitCode::SUCCESS)
+        }
         other => other,
     })
 }
@@ -113,21 +122,29 @@ impl Reach {
 
 impl TypesFrom {
     fn load(&self) -> Result<Types> {
-        self.launch.as_deref().map_or_else(|| Ok(Types::default()), Types::of_descriptor)
+        self.launch
+            .as_deref()
+            .map_or_else(|| Ok(Types::default()), Types::of_descriptor)
     }
 }
 
 /// A topic that is no key is wrong usage; Zenoh's reason ends with a place in its source, which helps nobody here.
 fn declared<T>(outcome: Result<T, BusError>) -> Result<T> {
     outcome.map_err(|error| match error {
-        BusError::Topic { topic, reason } => wrong(format!("topic {topic}: {}", reason.split(" at /").next().unwrap_or_default())),
+        BusError::Topic { topic, reason } => wrong(format!(
+            "topic {topic}: {}",
+            reason.split(" at /").next().unwrap_or_default()
+        )),
         other => other.into(),
     })
 }
 
 /// Waits for Ctrl-C or SIGTERM.
 async fn stopped() -> Result<()> {
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let (mut interrupt, mut terminate) = (
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+    );
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}

@@ -52,7 +52,10 @@ pub(super) struct Args {
 /// Runs the verb.
 pub(super) async fn run(args: &Args) -> Result<ExitCode> {
     if !(args.rate > 0.0 && args.rate <= RATE_HZ_MAX) {
-        return Err(wrong(format!("--rate: expected more than 0 and at most {RATE_HZ_MAX} Hz, found {}", args.rate)));
+        return Err(wrong(format!(
+            "--rate: expected more than 0 and at most {RATE_HZ_MAX} Hz, found {}",
+            args.rate
+        )));
     }
     let type_name = payload::type_named(&args.type_name)?;
     // A mistake in the value shows before anything is opened.
@@ -82,7 +85,10 @@ async fn publish(args: &Args, type_name: &str, bus: &Bus) -> Result<()> {
         if args.json {
             line(&json!({ "topic": publisher.key(), "type": type_name, "count": count, "bytes": length }).to_string())?;
         } else {
-            line(&format!("published {count} on {}: {length} bytes", publisher.key()))?;
+            line(&format!(
+                "published {count} on {}: {length} bytes",
+                publisher.key()
+            ))?;
         }
         if args.once {
             break;

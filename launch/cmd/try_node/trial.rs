@@ -27,7 +27,10 @@ use llmasos_nodes::{
     contract::OnStale,
     frame::Frame,
     model::ModelClient,
-    speech::{SpeechModels, SpeechOptions, command::command, commands_of, intent::FastWords, sound::Sound, typed},
+    speech::{
+        SpeechModels, SpeechOptions, command::command, commands_of, intent::FastWords,
+        sound::Sound, typed,
+    },
     summary::{
         Seen, Sources, SummaryModels, SummaryOptions,
         camera::Tracker,
@@ -58,7 +61,10 @@ pub(super) struct Published {
 
 impl Published {
     fn of<M: Message>(message: &M) -> Published {
-        Published { type_name: M::TYPE, data: message.to_json() }
+        Published {
+            type_name: M::TYPE,
+            data: message.to_json(),
+        }
     }
 }
 
@@ -76,11 +82,25 @@ pub(super) struct Clients {
 /// A node's work, with its inputs read and checked.
 pub(super) enum Trial {
     /// speech-command.
-    Speech { sounds: Vec<Sound>, text: Option<String>, options: SpeechOptions },
+    Speech {
+        sounds: Vec<Sound>,
+        text: Option<String>,
+        options: SpeechOptions,
+    },
     /// perception-summary; `sources` without the camera.
-    Summary { sources: Box<Sources>, frame: Option<(Frame, i64)>, options: SummaryOptions },
+    Summary {
+        sources: Box<Sources>,
+        frame: Option<(Frame, i64)>,
+        options: SummaryOptions,
+    },
     /// planner-advisor.
-    Advisor { command: Box<SpeechCommand>, situation: Box<Situation>, basis: Basis, options: AdvisorOptions, asks_model: bool },
+    Advisor {
+        command: Box<SpeechCommand>,
+        situation: Box<Situation>,
+        basis: Basis,
+        options: AdvisorOptions,
+        asks_model: bool,
+    },
     /// The node would publish nothing, and why.
     Silent(String),
 }
@@ -90,8 +110,17 @@ impl Trial {
     ///
     /// # Errors
     /// Wrong usage for a port that takes something else or is needed; else what is wrong with a file.
-    pub(super) fn prepare(graph: &Graph, node: &NodeSpec, inputs: &BTreeMap<String, Input>, note: &mut dyn FnMut(String)) -> Result<Trial> {
-        let ports = Ports { graph, node, inputs };
+    pub(super) fn prepare(
+        graph: &Graph,
+        node: &NodeSpec,
+        inputs: &BTreeMap<String, Input>,
+        note: &mut dyn FnMut(String),
+    ) -> Result<Trial> {
+        let ports = Ports {
+            graph,
+            node,
+            inputs,
+        };
         match node.kind {
             NodeKind::SpeechCommand => speech(&ports),
             NodeKind::PerceptionSummary => summary(&ports, note),
@@ -104,7 +133,10 @@ impl Trial {
         match self {
             Trial::Speech { sounds, .. } if !sounds.is_empty() => &["vad", "asr"],
             Trial::Summary { frame: Some(_), .. } => &["detector", "language"],
-            Trial::Summary { .. } | Trial::Advisor { asks_model: true, .. } => &["language"],
+            Trial::Summary { .. }
+            | Trial::Advisor {
+                asks_model: true, ..
+            } => &["language"],
             Trial::Speech { .. } | Trial::Advisor { .. } | Trial::Silent(_) => &[],
         }
     }
@@ -115,9 +147,15 @@ impl Trial {
     /// What a model says, or that it gave no answer.
     pub(super) async fn run(self, clients: Clients) -> Result<Vec<Published>> {
         match self {
-            Trial::Speech { sounds, text, options } => {
+            Trial::Speech {
+                sounds,
+                text,
+                options,
+            } => {
                 let mut commands = match &clients.speech {
-                    Some(models) => commands_of(&sounds, models, &options).await.map_err(|reason| anyhow!("{reason}"))?,
+                    Some(models) => commands_of(&sounds, models, &options)
+                        .await
+                        .map_err(|reason| anyhow!("{reason}"))?,
                     None => Vec::new(),
                 };
                 // The node keeps to itself what the recogniser found no word in.
@@ -125,14 +163,34 @@ impl Trial {
                 commands.extend(text.map(|text| understood(&text, &options)));
                 Ok(commands.iter().map(Published::of).collect())
             }
-            Trial::Summary { sources, frame, options } => summarise(*sources, frame, &options, clients.summary).await,
-            Trial::Advisor { command, situation, basis, mut options, .. } => {
+            Trial::Summary {
+                sources,
+                frame,
+                options,
+            } => summarise(*sources, frame, &options, clients.summary).await,
+            Trial::Advisor {
+                command,
+                situation,
+                basis,
+                mut options,
+                ..
+            } => {
                 // A rule's advice asks no model; its client is then one without a server.
-                let (language, model_sha256) = clients.advisor.unwrap_or_else(|| (ModelClient::new("language"), [0; 32]));
+                let (language, model_sha256) = clients
+                    .advisor
+                    .unwrap_or_else(|| (ModelClient::new("language"), [0; 32]));
                 options.model_sha256 = model_sha256;
-                let advice = advise(&command, &situation, &basis, &language, &options, Instant::now() + PATIENCE, CancelToken::new())
-                    .await
-                    .context("no advice")?;
+                let advice = advise(
+                    &command,
+                    &situation,
+                    &basis,
+                    &language,
+                    &options,
+                    Instant::now() + PATIENCE,
+                    CancelToken::new(),
+                )
+                .await
+                .context("no advice")?;
                 Ok(vec![Published::of(&advice)])
             }
             Trial::Silent(_) => Ok(Vec::new()),
@@ -155,12 +213,18 @@ impl Ports<'_> {
     /// ROS type of the port's topic.
     fn type_name(&self, port: &str) -> Result<&str> {
         let topic = self.node.inputs.get(port).map(|input| input.topic.as_str());
-        let contract = topic.and_then(|topic| self.graph.topic(topic)).with_context(|| format!("port {port} has no topic"))?;
+        let contract = topic
+            .and_then(|topic| self.graph.topic(topic))
+            .with_context(|| format!("port {port} has no topic"))?;
         Ok(&contract.type_name)
     }
 
     /// What the source says; the outer `None` when the node has no such port, the inner one when nothing was given.
-    fn source<T>(&self, port: &str, read: impl Fn(&Input, &str) -> Result<(T, i64)>) -> Result<Option<Option<Seen<T>>>> {
+    fn source<T>(
+        &self,
+        port: &str,
+        read: impl Fn(&Input, &str) -> Result<(T, i64)>,
+    ) -> Result<Option<Option<Seen<T>>>> {
         if !self.node.inputs.contains_key(port) {
             return Ok(None);
         }
@@ -172,7 +236,12 @@ impl Ports<'_> {
     }
 
     fn needed(&self, port: &str, example: &str) -> Result<&Input> {
-        self.given(port).ok_or_else(|| wrong(format!("node {} says nothing without {port}: add --in {port}={example}", self.node.name)))
+        self.given(port).ok_or_else(|| {
+            wrong(format!(
+                "node {} says nothing without {port}: add --in {port}={example}",
+                self.node.name
+            ))
+        })
     }
 }
 
@@ -183,88 +252,178 @@ fn speech(ports: &Ports<'_>) -> Result<Trial> {
         Some(input) => input.sounds(ports.type_name("audio")?)?,
         None => Vec::new(),
     };
-    let text = ports.given("text").map(|input| input.text(ports.type_name("text")?)).transpose()?;
-    Ok(Trial::Speech { sounds, text, options })
+    let text = ports
+        .given("text")
+        .map(|input| input.text(ports.type_name("text")?))
+        .transpose()?;
+    Ok(Trial::Speech {
+        sounds,
+        text,
+        options,
+    })
 }
 
 fn understood(text: &str, options: &SpeechOptions) -> SpeechCommand {
-    command(&typed(text, clock::now_ns(), options), &options.fast, options.min_confidence)
+    command(
+        &typed(text, clock::now_ns(), options),
+        &options.fast,
+        options.min_confidence,
+    )
 }
 
 fn summary(ports: &Ports<'_>, note: &mut dyn FnMut(String)) -> Result<Trial> {
     let mut options = configure::summary(ports.node)?;
     options.budget.response = PATIENCE;
-    let frame = ports.given("image").map(|input| input.frame(ports.type_name("image")?)).transpose()?;
-    let ego = |input: &Input, type_name: &str| input.message::<Odometry>(type_name).map(|(odometry, stamp_ns)| (Ego::of(&odometry), stamp_ns));
+    let frame = ports
+        .given("image")
+        .map(|input| input.frame(ports.type_name("image")?))
+        .transpose()?;
+    let ego = |input: &Input, type_name: &str| {
+        input
+            .message::<Odometry>(type_name)
+            .map(|(odometry, stamp_ns)| (Ego::of(&odometry), stamp_ns))
+    };
     let sources = Sources {
-        objects: ports.source("objects", |input, type_name| input.message::<ObjectList>(type_name))?,
+        objects: ports.source("objects", |input, type_name| {
+            input.message::<ObjectList>(type_name)
+        })?,
         camera: ports.node.inputs.contains_key("image").then_some(None),
-        lights: ports.source("traffic_lights", |input, type_name| input.message::<TrafficLightGroupArray>(type_name))?,
+        lights: ports.source("traffic_lights", |input, type_name| {
+            input.message::<TrafficLightGroupArray>(type_name)
+        })?,
         ego: ports.source("ego", ego)?,
     };
-    let absent: Vec<&str> = ports.node.inputs.keys().map(String::as_str).filter(|port| ports.given(port).is_none()).collect();
+    let absent: Vec<&str> = ports
+        .node
+        .inputs
+        .keys()
+        .map(String::as_str)
+        .filter(|port| ports.given(port).is_none())
+        .collect();
     if !absent.is_empty() {
-        note(format!("nothing is given for {}: the summary shows it in its sensor_state", absent.join(", ")));
+        note(format!(
+            "nothing is given for {}: the summary shows it in its sensor_state",
+            absent.join(", ")
+        ));
     }
-    Ok(Trial::Summary { sources: Box::new(sources), frame, options })
+    Ok(Trial::Summary {
+        sources: Box::new(sources),
+        frame,
+        options,
+    })
 }
 
-async fn summarise(mut sources: Sources, frame: Option<(Frame, i64)>, options: &SummaryOptions, models: Option<SummaryModels>) -> Result<Vec<Published>> {
+async fn summarise(
+    mut sources: Sources,
+    frame: Option<(Frame, i64)>,
+    options: &SummaryOptions,
+    models: Option<SummaryModels>,
+) -> Result<Vec<Published>> {
     let models = models.context("the models of a summary were not started")?;
     if let (Some((frame, stamp_ns)), Some(detector)) = (frame, &models.detector) {
-        let boxes = detector.ask(Arc::new(frame), options.priority, Instant::now() + PATIENCE, CancelToken::new()).await.context("port image")?;
-        let value = Tracker::default().sightings(&boxes.detections.items, boxes.width, &options.camera, Instant::now());
+        let boxes = detector
+            .ask(
+                Arc::new(frame),
+                options.priority,
+                Instant::now() + PATIENCE,
+                CancelToken::new(),
+            )
+            .await
+            .context("port image")?;
+        let value = Tracker::default().sightings(
+            &boxes.detections.items,
+            boxes.width,
+            &options.camera,
+            Instant::now(),
+        );
         sources.camera = Some(Some(Seen { stamp_ns, value }));
     }
     let (scene, stamp_ns) = sources.scene(&options.limits);
-    let sentence = describe(&scene, &models, options, CancelToken::new()).await.context("the language model gave no sentence")?;
+    let sentence = describe(&scene, &models, options, CancelToken::new())
+        .await
+        .context("the language model gave no sentence")?;
     Ok(vec![Published::of(&summary_of(&scene, sentence, stamp_ns))])
 }
 
 fn advisor(ports: &Ports<'_>, note: &mut dyn FnMut(String)) -> Result<Trial> {
     let mut options = configure::advisor(ports.graph, ports.node, [0; 32])?;
     options.budget.response = PATIENCE;
-    let given = ports.needed("command", "\"slow down\"")?;
-    let (command, command_ns) = match &given.given {
-        Given::Text(text) => {
-            let command = understood(text, &speech_rules(ports.graph, ports.node)?);
-            let stamp_ns = command.header.stamp.to_nanos();
-            (command, stamp_ns)
-        }
-        Given::Json(_) => given.message::<SpeechCommand>(ports.type_name("command")?)?,
-        Given::Sound { .. } | Given::Picture { .. } => given.message(ports.type_name("command")?)?,
-    };
+    let (command, command_ns) = asked(ports)?;
     if let Some(reason) = not_for_the_advisor(&command) {
         return Ok(Trial::Silent(reason));
     }
-    let (ego, ego_ns) = ports.needed("ego", "ego.json")?.message::<Odometry>(ports.type_name("ego")?)?;
+    let (ego, ego_ns) = ports
+        .needed("ego", "ego.json")?
+        .message::<Odometry>(ports.type_name("ego")?)?;
     let speed_mps = ego.twist.twist.linear.x as f32;
     if !speed_mps.is_finite() {
-        return Ok(Trial::Silent(format!("the advisor publishes nothing: expected a finite ego speed, found {speed_mps}")));
+        return Ok(Trial::Silent(format!(
+            "the advisor publishes nothing: expected a finite ego speed, found {speed_mps}"
+        )));
     }
-    let summary = ports.source("summary", |input, type_name| input.message::<PerceptionSummary>(type_name))?.flatten();
+    let summary = ports
+        .source("summary", |input, type_name| {
+            input.message::<PerceptionSummary>(type_name)
+        })?
+        .flatten();
     if summary.is_none()
         && let Some(input) = ports.node.inputs.get("summary")
     {
         if input.on_stale == OnStale::Skip {
-            return Ok(Trial::Silent("the advisor publishes nothing: it has no summary, and its on_stale says skip".to_owned()));
+            return Ok(Trial::Silent(
+                "the advisor publishes nothing: it has no summary, and its on_stale says skip"
+                    .to_owned(),
+            ));
         }
         note("nothing is given for summary: the advice knows nothing of the scene".to_owned());
     }
-    let stamps = [Some(command_ns), Some(ego_ns), summary.as_ref().map(|seen| seen.stamp_ns)];
+    let stamps = [
+        Some(command_ns),
+        Some(ego_ns),
+        summary.as_ref().map(|seen| seen.stamp_ns),
+    ];
     let basis = Basis {
         command_id: command.id.uuid,
         summary_id: summary.as_ref().map_or([0; 16], |seen| seen.value.id.uuid),
         stamp_ns: stamps.into_iter().flatten().min().unwrap_or(command_ns),
         certainty: (command.asr_confidence * command.intent_confidence).clamp(0.0, 1.0),
     };
-    let situation = Situation { summary: summary.map(|seen| seen.value), speed_mps: speed_mps.max(0.0) };
+    let situation = Situation {
+        summary: summary.map(|seen| seen.value),
+        speed_mps: speed_mps.max(0.0),
+    };
     let asks_model = match ask(&command, &situation, &options.bounds) {
-        Asked::Nothing => return Ok(Trial::Silent("the advisor publishes nothing: the command asks for nothing it can advise".to_owned())),
+        Asked::Nothing => {
+            return Ok(Trial::Silent(
+                "the advisor publishes nothing: the command asks for nothing it can advise"
+                    .to_owned(),
+            ));
+        }
         Asked::Rule(_) => false,
         Asked::Model(_) => true,
     };
-    Ok(Trial::Advisor { command: Box::new(command), situation: Box::new(situation), basis, options, asks_model })
+    Ok(Trial::Advisor {
+        command: Box::new(command),
+        situation: Box::new(situation),
+        basis,
+        options,
+        asks_model,
+    })
+}
+
+/// The command and its stamp: a message, or words as the speech node understands them.
+fn asked(ports: &Ports<'_>) -> Result<(SpeechCommand, i64)> {
+    let given = ports.needed("command", "\"slow down\"")?;
+    match &given.given {
+        Given::Text(text) => {
+            let command = understood(text, &speech_rules(ports.graph, ports.node)?);
+            let stamp_ns = command.header.stamp.to_nanos();
+            Ok((command, stamp_ns))
+        }
+        Given::Json(_) | Given::Sound { .. } | Given::Picture { .. } => {
+            given.message(ports.type_name("command")?)
+        }
+    }
 }
 
 /// Why the advisor leaves a command alone, whatever the scene is.
@@ -274,8 +433,12 @@ fn not_for_the_advisor(command: &SpeechCommand) -> Option<String> {
         SpeechCommand::UNKNOWN => format!("\"{said}\" is no known command"),
         _ if command.negated => format!("\"{said}\" is negated and asks for nothing"),
         SpeechCommand::STOP => "the gate takes STOP directly, without any model".to_owned(),
-        SpeechCommand::PULL_OVER => "the gate takes PULL_OVER directly, without any model".to_owned(),
-        SpeechCommand::CONFIRM | SpeechCommand::CANCEL => "a confirmation or a cancel concerns the gate alone".to_owned(),
+        SpeechCommand::PULL_OVER => {
+            "the gate takes PULL_OVER directly, without any model".to_owned()
+        }
+        SpeechCommand::CONFIRM | SpeechCommand::CANCEL => {
+            "a confirmation or a cancel concerns the gate alone".to_owned()
+        }
         _ => return None,
     };
     Some(format!("the advisor publishes nothing: {why}"))
@@ -283,7 +446,11 @@ fn not_for_the_advisor(command: &SpeechCommand) -> Option<String> {
 
 /// The rules that understand words for this node: those of the descriptor's speech node, else the usual ones.
 fn speech_rules(graph: &Graph, node: &NodeSpec) -> Result<SpeechOptions> {
-    match graph.nodes.iter().find(|other| other.kind == NodeKind::SpeechCommand) {
+    match graph
+        .nodes
+        .iter()
+        .find(|other| other.kind == NodeKind::SpeechCommand)
+    {
         Some(speech) => configure::speech(speech),
         None => Ok(SpeechOptions {
             min_confidence: 0.0,
@@ -303,19 +470,39 @@ mod tests {
 
     #[test]
     fn what_the_advisor_leaves_alone_has_its_reason() {
-        let command = |intent, negated| SpeechCommand { intent, negated, transcript: "words".into(), ..Default::default() };
+        let command = |intent, negated| SpeechCommand {
+            intent,
+            negated,
+            transcript: "words".into(),
+            ..Default::default()
+        };
         for (command, part) in [
-            (command(SpeechCommand::STOP, false), Some("takes STOP directly")),
+            (
+                command(SpeechCommand::STOP, false),
+                Some("takes STOP directly"),
+            ),
             (command(SpeechCommand::STOP, true), Some("negated")),
-            (command(SpeechCommand::PULL_OVER, false), Some("takes PULL_OVER directly")),
-            (command(SpeechCommand::CANCEL, false), Some("the gate alone")),
-            (command(SpeechCommand::UNKNOWN, false), Some("\"words\" is no known command")),
+            (
+                command(SpeechCommand::PULL_OVER, false),
+                Some("takes PULL_OVER directly"),
+            ),
+            (
+                command(SpeechCommand::CANCEL, false),
+                Some("the gate alone"),
+            ),
+            (
+                command(SpeechCommand::UNKNOWN, false),
+                Some("\"words\" is no known command"),
+            ),
             (command(SpeechCommand::SLOW_DOWN, false), None),
             (command(SpeechCommand::SET_SPEED, false), None),
         ] {
             let reason = not_for_the_advisor(&command);
             assert_eq!(reason.is_some(), part.is_some(), "{reason:?}");
-            assert!(part.is_none_or(|part| reason.is_some_and(|reason| reason.contains(part))), "expected {part:?}");
+            assert!(
+                part.is_none_or(|part| reason.is_some_and(|reason| reason.contains(part))),
+                "expected {part:?}"
+            );
         }
     }
 }

@@ -35,7 +35,10 @@ pub(super) enum Given {
     /// 16-bit samples of one channel.
     Sound { rate_hz: u32, samples: Vec<i16> },
     /// A picture file, JPEG or PNG.
-    Picture { format: &'static str, bytes: Vec<u8> },
+    Picture {
+        format: &'static str,
+        bytes: Vec<u8>,
+    },
     /// A message in its JSON form.
     Json(Value),
     /// Words.
@@ -61,21 +64,38 @@ impl Input {
     pub(super) fn read(text: &str) -> Result<Input> {
         let (port, value) = match text.split_once('=') {
             Some((port, value)) if !port.trim().is_empty() => (port.trim().to_owned(), value),
-            _ => return Err(wrong(format!("--in: expected PORT=FILE_OR_VALUE, found {text}"))),
+            _ => {
+                return Err(wrong(format!(
+                    "--in: expected PORT=FILE_OR_VALUE, found {text}"
+                )));
+            }
         };
         let path = path_of(value);
         if path.is_file() {
             let given = file(&path).with_context(|| format!("port {port}, {}", path.display()))?;
-            return Ok(Input { port, given, file: Some(path) });
+            return Ok(Input {
+                port,
+                given,
+                file: Some(path),
+            });
         }
         if value.trim_start().starts_with('{') {
-            let json = serde_json::from_str(value).map_err(|error| wrong(format!("port {port}: not JSON: {error}")))?;
-            return Ok(Input { port, given: Given::Json(recorded(json)), file: None });
+            let json = serde_json::from_str(value)
+                .map_err(|error| wrong(format!("port {port}: not JSON: {error}")))?;
+            return Ok(Input {
+                port,
+                given: Given::Json(recorded(json)),
+                file: None,
+            });
         }
         if kind_of(&path).is_some() && !value.contains(char::is_whitespace) {
             return Err(anyhow!("port {port}, {}: no such file", path.display()));
         }
-        Ok(Input { port, given: Given::Text(value.to_owned()), file: None })
+        Ok(Input {
+            port,
+            given: Given::Text(value.to_owned()),
+            file: None,
+        })
     }
 
     /// The message of a port that takes one type as JSON, with its stamp in ns; a stamp that is missing is now.
@@ -92,7 +112,8 @@ impl Input {
         let message = M::from_json(type_name, &value).map_err(|reason| self.refused(&reason))?;
         let stamp_ns = message.stamp_ns().unwrap_or(now_ns);
         if stamp_ns <= 0 {
-            return Err(self.refused("expected a stamp, found zero or a negative time; leave it out for now"));
+            return Err(self
+                .refused("expected a stamp, found zero or a negative time; leave it out for now"));
         }
         Ok((message, stamp_ns))
     }
@@ -105,12 +126,26 @@ impl Input {
         let (frame, stamp_ns) = match &self.given {
             Given::Picture { format, bytes } => {
                 let stamp_ns = clock::now_ns();
-                let header = Header { stamp: Time::from_nanos(stamp_ns), frame_id: "camera".to_owned() };
-                (Frame::Compressed(CompressedImage { header, format: (*format).to_owned(), data: bytes.clone() }), stamp_ns)
+                let header = Header {
+                    stamp: Time::from_nanos(stamp_ns),
+                    frame_id: "camera".to_owned(),
+                };
+                (
+                    Frame::Compressed(CompressedImage {
+                        header,
+                        format: (*format).to_owned(),
+                        data: bytes.clone(),
+                    }),
+                    stamp_ns,
+                )
             }
             Given::Json(_) => self.message(type_name)?,
             Given::Sound { .. } | Given::Text(_) => {
-                return Err(self.mismatch(&format!("a .jpg or .png file, or {} or {} as JSON", Image::TYPE, CompressedImage::TYPE)));
+                return Err(self.mismatch(&format!(
+                    "a .jpg or .png file, or {} or {} as JSON",
+                    Image::TYPE,
+                    CompressedImage::TYPE
+                )));
             }
         };
         frame.picture().map_err(|reason| self.refused(&reason))?;
@@ -125,12 +160,18 @@ impl Input {
         let (rate_hz, samples) = match &self.given {
             Given::Sound { rate_hz, samples } => (*rate_hz, samples),
             Given::Json(_) => return Ok(vec![self.message::<Sound>(type_name)?.0]),
-            Given::Picture { .. } | Given::Text(_) => return Err(self.mismatch(&format!("a .wav file, or {type_name} as JSON"))),
+            Given::Picture { .. } | Given::Text(_) => {
+                return Err(self.mismatch(&format!("a .wav file, or {type_name} as JSON")));
+            }
         };
         if rate_hz == 0 || samples.is_empty() {
-            return Err(self.refused(&format!("expected sound, found {} samples at {rate_hz} Hz", samples.len())));
+            return Err(self.refused(&format!(
+                "expected sound, found {} samples at {rate_hz} Hz",
+                samples.len()
+            )));
         }
-        let length_ns = |samples: usize| (samples as i64).saturating_mul(1_000_000_000) / i64::from(rate_hz);
+        let length_ns =
+            |samples: usize| (samples as i64).saturating_mul(1_000_000_000) / i64::from(rate_hz);
         let begin_ns = clock::now_ns().saturating_sub(length_ns(samples.len()));
         let mut end = 0;
         let mut sounds = Vec::new();
@@ -138,7 +179,10 @@ impl Input {
             end += chunk.len();
             let message = play::audio(chunk, rate_hz, begin_ns.saturating_add(length_ns(end)));
             // The way over the wire: what the node would get, and its checks.
-            sounds.push(Sound::from_cdr(AudioStamped::TYPE, &message.encode()?).map_err(|reason| self.refused(&reason))?);
+            sounds.push(
+                Sound::from_cdr(AudioStamped::TYPE, &message.encode()?)
+                    .map_err(|reason| self.refused(&reason))?,
+            );
         }
         Ok(sounds)
     }
@@ -150,7 +194,10 @@ impl Input {
     pub(super) fn text(&self, type_name: &str) -> Result<String> {
         match &self.given {
             Given::Text(text) => Ok(text.clone()),
-            Given::Json(_) => Ok(self.message::<llmasos_msgs::std_msgs::String>(type_name)?.0.data),
+            Given::Json(_) => Ok(self
+                .message::<llmasos_msgs::std_msgs::String>(type_name)?
+                .0
+                .data),
             Given::Sound { .. } | Given::Picture { .. } => Err(self.mismatch("text")),
         }
     }
@@ -163,8 +210,15 @@ impl Input {
             Given::Text(text) => format!("the text {text:?}, which is no file"),
         };
         match &self.file {
-            Some(file) => wrong(format!("port {} takes {expected}, found {found}: {}", self.port, file.display())),
-            None => wrong(format!("port {} takes {expected}, found {found}", self.port)),
+            Some(file) => wrong(format!(
+                "port {} takes {expected}, found {found}: {}",
+                self.port,
+                file.display()
+            )),
+            None => wrong(format!(
+                "port {} takes {expected}, found {found}",
+                self.port
+            )),
         }
     }
 
@@ -207,7 +261,8 @@ fn kind_of(path: &Path) -> Option<Kind> {
 }
 
 fn file(path: &Path) -> Result<Given> {
-    let kind = kind_of(path).context("expected a file that ends in .wav, .jpg, .png, .json, .jsonl or .txt")?;
+    let kind = kind_of(path)
+        .context("expected a file that ends in .wav, .jpg, .png, .json, .jsonl or .txt")?;
     Ok(match kind {
         Kind::Sound => {
             let (rate_hz, samples) = play::read_wav(path)?;
@@ -218,18 +273,31 @@ fn file(path: &Path) -> Result<Given> {
             let format = match bytes.as_slice() {
                 [0x89, b'P', b'N', b'G', ..] => "png",
                 [0xff, 0xd8, ..] => "jpeg",
-                _ => return Err(anyhow!("expected a JPEG or PNG picture, found something else")),
+                _ => {
+                    return Err(anyhow!(
+                        "expected a JPEG or PNG picture, found something else"
+                    ));
+                }
             };
             Given::Picture { format, bytes }
         }
-        Kind::Json => Given::Json(recorded(serde_json::from_slice(&bytes(path, JSON_BYTES_MAX)?).context("not JSON")?)),
+        Kind::Json => Given::Json(recorded(
+            serde_json::from_slice(&bytes(path, JSON_BYTES_MAX)?).context("not JSON")?,
+        )),
         Kind::JsonLines => {
             let bytes = bytes(path, JSON_BYTES_MAX)?;
             let text = std::str::from_utf8(&bytes).context("not UTF-8")?;
-            let line = text.lines().find(|line| !line.trim().is_empty()).context("expected a line, found none")?;
-            Given::Json(recorded(serde_json::from_str(line).context("line 1 is not JSON")?))
+            let line = text
+                .lines()
+                .find(|line| !line.trim().is_empty())
+                .context("expected a line, found none")?;
+            Given::Json(recorded(
+                serde_json::from_str(line).context("line 1 is not JSON")?,
+            ))
         }
-        Kind::Text => Given::Text(String::from_utf8(bytes(path, JSON_BYTES_MAX)?).context("not UTF-8")?),
+        Kind::Text => {
+            Given::Text(String::from_utf8(bytes(path, JSON_BYTES_MAX)?).context("not UTF-8")?)
+        }
     })
 }
 
@@ -264,19 +332,55 @@ mod tests {
     #[test]
     fn a_value_is_a_file_then_json_then_text() {
         let folder = tempfile::tempdir().unwrap();
-        let json = written(folder.path(), "e.json", br#"{"child_frame_id":"base_link"}"#);
-        let lines = written(folder.path(), "e.jsonl", b"\n{\"t_s\":0.0,\"data\":{\"child_frame_id\":\"first\"}}\n{\"t_s\":1.0,\"data\":{}}\n");
+        let json = written(
+            folder.path(),
+            "e.json",
+            br#"{"child_frame_id":"base_link"}"#,
+        );
+        let lines = written(
+            folder.path(),
+            "e.jsonl",
+            b"\n{\"t_s\":0.0,\"data\":{\"child_frame_id\":\"first\"}}\n{\"t_s\":1.0,\"data\":{}}\n",
+        );
         for (text, found, why) in [
-            (format!("ego={json}"), r#"Json(Object {"child_frame_id": String("base_link")})"#, "a file"),
-            (format!("ego={lines}"), r#"Json(Object {"child_frame_id": String("first")})"#, "the first line of a recording"),
-            (r#"ego={"a":1}"#.into(), r#"Json(Object {"a": Number(1)})"#, "inline"),
-            (r#"ego={"topic":"odometry","data":{"a":1}}"#.into(), r#"Json(Object {"a": Number(1)})"#, "a line of launch --json"),
-            (r#"text={"data":"stop"}"#.into(), r#"Json(Object {"data": String("stop")})"#, "a std_msgs/String is no line"),
+            (
+                format!("ego={json}"),
+                r#"Json(Object {"child_frame_id": String("base_link")})"#,
+                "a file",
+            ),
+            (
+                format!("ego={lines}"),
+                r#"Json(Object {"child_frame_id": String("first")})"#,
+                "the first line of a recording",
+            ),
+            (
+                r#"ego={"a":1}"#.into(),
+                r#"Json(Object {"a": Number(1)})"#,
+                "inline",
+            ),
+            (
+                r#"ego={"topic":"odometry","data":{"a":1}}"#.into(),
+                r#"Json(Object {"a": Number(1)})"#,
+                "a line of launch --json",
+            ),
+            (
+                r#"text={"data":"stop"}"#.into(),
+                r#"Json(Object {"data": String("stop")})"#,
+                "a std_msgs/String is no line",
+            ),
             ("text=pull over".into(), r#"Text("pull over")"#, "words"),
-            ("text=a=b".into(), r#"Text("a=b")"#, "only the first = parts"),
+            (
+                "text=a=b".into(),
+                r#"Text("a=b")"#,
+                "only the first = parts",
+            ),
             ("text=".into(), r#"Text("")"#, "nothing said"),
         ] {
-            assert_eq!(format!("{:?}", Input::read(&text).unwrap().given), found, "{why}");
+            assert_eq!(
+                format!("{:?}", Input::read(&text).unwrap().given),
+                found,
+                "{why}"
+            );
         }
     }
 
@@ -289,14 +393,20 @@ mod tests {
         for (text, parts) in [
             ("nothing".to_owned(), ["PORT=FILE_OR_VALUE", "nothing"]),
             ("=x".to_owned(), ["PORT=FILE_OR_VALUE", "=x"]),
-            ("audio=missing.wav".to_owned(), ["port audio", "missing.wav: no such file"]),
+            (
+                "audio=missing.wav".to_owned(),
+                ["port audio", "missing.wav: no such file"],
+            ),
             ("ego={\"a\":".to_owned(), ["port ego", "not JSON"]),
             (format!("image={odd}"), ["port image", ".jpg"]),
             (format!("ego={broken}"), ["port ego", "not JSON"]),
             (format!("image={no_picture}"), ["port image", "JPEG or PNG"]),
         ] {
             let error = format!("{:#}", Input::read(&text).unwrap_err());
-            assert!(parts.iter().all(|part| error.contains(part)), "{text}: {error}");
+            assert!(
+                parts.iter().all(|part| error.contains(part)),
+                "{text}: {error}"
+            );
         }
     }
 
@@ -306,28 +416,58 @@ mod tests {
         let before = clock::now_ns();
         let (message, stamp_ns) = input("ego={}").message::<Odometry>(Odometry::TYPE).unwrap();
         assert!(stamp_ns >= before && message.header.stamp.to_nanos() == stamp_ns);
-        let kept = input(r#"ego={"header":{"stamp":{"sec":5,"nanosec":1}}}"#).message::<Odometry>(Odometry::TYPE).unwrap();
+        let kept = input(r#"ego={"header":{"stamp":{"sec":5,"nanosec":1}}}"#)
+            .message::<Odometry>(Odometry::TYPE)
+            .unwrap();
         assert_eq!(kept.1, 5_000_000_001);
-        let zero = input(r#"ego={"header":{"stamp":{"sec":0,"nanosec":0}}}"#).message::<Odometry>(Odometry::TYPE);
-        assert!(zero.unwrap_err().to_string().contains("stamp"), "a node would refuse it too");
+        let zero = input(r#"ego={"header":{"stamp":{"sec":0,"nanosec":0}}}"#)
+            .message::<Odometry>(Odometry::TYPE);
+        assert!(
+            zero.unwrap_err().to_string().contains("stamp"),
+            "a node would refuse it too"
+        );
         let unknown = input(r#"ego={"speed":5}"#).message::<Odometry>(Odometry::TYPE);
-        assert!(unknown.unwrap_err().to_string().contains("speed"), "unknown fields are errors");
+        assert!(
+            unknown.unwrap_err().to_string().contains("speed"),
+            "unknown fields are errors"
+        );
     }
 
     #[test]
     fn a_port_says_what_it_takes() {
         let text = Input::read("image=hello there").unwrap();
         let error = text.frame(Image::TYPE).unwrap_err().to_string();
-        assert!(error.contains("port image takes a .jpg or .png file") && error.contains("hello there"), "{error}");
+        assert!(
+            error.contains("port image takes a .jpg or .png file") && error.contains("hello there"),
+            "{error}"
+        );
         let json = Input::read("audio={\"rate\":1}").unwrap();
-        assert!(json.sounds(AudioStamped::TYPE).unwrap_err().to_string().contains("rate"));
+        assert!(
+            json.sounds(AudioStamped::TYPE)
+                .unwrap_err()
+                .to_string()
+                .contains("rate")
+        );
     }
 
     #[test]
     fn sound_comes_in_chunks_that_end_now() {
-        let input = Input { port: "audio".into(), given: Given::Sound { rate_hz: 16_000, samples: vec![0; 700] }, file: None };
+        let input = Input {
+            port: "audio".into(),
+            given: Given::Sound {
+                rate_hz: 16_000,
+                samples: vec![0; 700],
+            },
+            file: None,
+        };
         let sounds = input.sounds(AudioStamped::TYPE).unwrap();
-        assert_eq!(sounds.iter().map(|sound| sound.samples.len()).collect::<Vec<_>>(), [320, 320, 60]);
+        assert_eq!(
+            sounds
+                .iter()
+                .map(|sound| sound.samples.len())
+                .collect::<Vec<_>>(),
+            [320, 320, 60]
+        );
         assert_eq!(sounds[1].stamp_ns - sounds[0].stamp_ns, 20_000_000);
         assert!(clock::now_ns() - sounds[2].stamp_ns < 1_000_000_000);
     }
