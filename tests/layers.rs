@@ -407,7 +407,7 @@ fn imported(code: &str) -> BTreeSet<String> {
                         '}' if depth == 0 => break,
                         '}' => depth -= 1,
                         ',' if depth == 0 => {
-                            drop(names.insert(identifier(std::mem::take(&mut item).trim())))
+                            names.insert(identifier(std::mem::take(&mut item).trim()));
                         }
                         _ if depth == 0 => item.push(c),
                         _ => {}

@@ -7,6 +7,7 @@
     reason = "a test that cannot go on has failed; clippy's own switch does not reach helpers of test crates"
 )]
 
+mod command_line;
 mod harness;
 mod hearing;
 mod layers;

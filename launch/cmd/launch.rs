@@ -42,7 +42,7 @@ use crate::{
 /// Exit code when an expectation was missed.
 const EXIT_MISSED: u8 = 3;
 /// Longest time until everything is ready.
-const READY_LIMIT: Duration = Duration::from_secs(60);
+const READY_LIMIT: Duration = Duration::from_secs(120);
 /// How often the view is drawn and expectations are settled.
 const FRAME_PERIOD: Duration = Duration::from_millis(100);
 
@@ -64,7 +64,7 @@ pub struct Args {
     plain: bool,
     /// End after this many seconds, whatever the descriptor says
     #[arg(long, value_name = "SECONDS")]
-    duration: Option<f64>,
+    duration: Option<u64>,
 }
 
 /// Runs the verb.
@@ -145,61 +145,36 @@ async fn operate(args: &Args, graph: &Graph, folders: &Folders) -> Result<ExitCo
     let (mut messages, subscriptions) = watch(&system.bus, &topics).await?;
     let mut show = Show::open(args, graph, &system)?;
     let mut stop = Stop::new()?;
-    let length = args
-        .duration
-        .map(Duration::from_secs_f64)
-        .or(graph.duration);
-
-    let outcome = tokio::select! {
+    let ready = tokio::select! {
         ready = until_ready(&system, &mut messages, &mut show) => ready.map(|()| true),
         () = stop.asked() => Ok(false),
     };
     let (ready_after, start) = (begun.elapsed(), Instant::now());
-    let mut beats = Beats::new(&graph.expect, start);
-    let mut report = Report::default();
-    let outcome = match outcome {
+    let mut record = Record {
+        beats: Beats::new(&graph.expect, start),
+        report: Report::default(),
+    };
+    let outcome = match ready {
         Ok(true) => {
-            let mut playing = JoinSet::new();
-            for reel in reels {
-                let bus = system.bus.clone();
-                playing.spawn(async move {
-                    if let Err(error) = reel.play(&bus, tokio::time::Instant::from_std(start)).await
-                    {
-                        tracing::error!(%error, "a source cannot be played any more");
-                    }
-                });
-            }
-            for fault in faults::of(graph) {
-                playing.spawn(faults::inject(
-                    fault,
-                    Arc::clone(&system),
-                    tokio::time::Instant::from_std(start),
-                ));
-            }
-            let critical: Vec<String> = graph
-                .nodes
-                .iter()
-                .filter(|node| node.critical)
-                .map(|node| node.name.clone())
-                .collect();
-            let lost = || system.lost(&critical);
-            let ended = follow(
-                &mut messages,
-                &mut show,
-                &mut beats,
-                &mut report,
-                &mut stop,
-                &lost,
-                start,
-                length,
-            )
-            .await;
+            let mut playing = sources(graph, reels, &system, start);
+            let critical = graph.nodes.iter().filter(|node| node.critical);
+            let critical: Vec<String> = critical.map(|node| node.name.clone()).collect();
+            let ends = Ends {
+                stop: &mut stop,
+                length: args.duration.map(Duration::from_secs).or(graph.duration),
+                lost: &|| system.lost(&critical),
+            };
+            let ended = follow(&mut messages, &mut show, &mut record, ends, start).await;
             playing.shutdown().await;
             ended
         }
         other => other,
     };
     drop(subscriptions);
+    let Record {
+        mut beats,
+        mut report,
+    } = record;
     report.resident_bytes = peak_resident_bytes();
     let ran = start.elapsed();
     let health = system.health.clone();
@@ -220,6 +195,29 @@ async fn operate(args: &Args, graph: &Graph, folders: &Folders) -> Result<ExitCo
     })
 }
 
+/// Starts everything that is played and everything that goes wrong on purpose.
+fn sources(
+    graph: &Graph,
+    reels: Vec<play::Reel>,
+    system: &Arc<System>,
+    start: Instant,
+) -> JoinSet<()> {
+    let start = tokio::time::Instant::from_std(start);
+    let mut playing = JoinSet::new();
+    for reel in reels {
+        let bus = system.bus.clone();
+        playing.spawn(async move {
+            if let Err(error) = reel.play(&bus, start).await {
+                tracing::error!(%error, "a source cannot be played any more");
+            }
+        });
+    }
+    for fault in faults::of(graph) {
+        playing.spawn(faults::inject(fault, Arc::clone(system), start));
+    }
+    playing
+}
+
 async fn until_ready(
     system: &System,
     messages: &mut mpsc::Receiver<Seen>,
@@ -237,42 +235,53 @@ async fn until_ready(
     }
 }
 
+/// What is kept of a run while it goes on.
+struct Record {
+    beats: Beats,
+    report: Report,
+}
+
+/// When a run ends.
+struct Ends<'a> {
+    stop: &'a mut Stop,
+    length: Option<Duration>,
+    /// Says so when a critical node was given up.
+    lost: &'a dyn Fn() -> Option<String>,
+}
+
 /// Follows the run to its end. `false` when it was ended from outside.
 async fn follow(
     messages: &mut mpsc::Receiver<Seen>,
     show: &mut Show,
-    beats: &mut Beats,
-    report: &mut Report,
-    stop: &mut Stop,
-    lost: &dyn Fn() -> Option<String>,
+    record: &mut Record,
+    ends: Ends<'_>,
     start: Instant,
-    length: Option<Duration>,
 ) -> Result<bool> {
     let mut frame = tokio::time::interval(FRAME_PERIOD);
     loop {
         tokio::select! {
             Some(seen) = messages.recv() => {
-                beats.see(&seen);
-                report.see(&seen);
+                record.beats.see(&seen);
+                record.report.see(&seen);
                 show.see(&seen)?;
             }
             _ = frame.tick() => {
-                for settled in beats.settle(false) {
+                for settled in record.beats.settle(false) {
                     show.settle(&settled)?;
-                    report.settle(settled);
+                    record.report.settle(settled);
                 }
-                show.draw(start.elapsed(), length)?;
-                if let Some(reason) = lost() {
+                show.draw(start.elapsed(), ends.length)?;
+                if let Some(reason) = (ends.lost)() {
                     bail!(reason);
                 }
                 if show.wants_to_end()? {
                     return Ok(false);
                 }
-                if length.is_some_and(|length| start.elapsed() >= length) {
+                if ends.length.is_some_and(|length| start.elapsed() >= length) {
                     return Ok(true);
                 }
             }
-            () = stop.asked() => return Ok(false),
+            () = ends.stop.asked() => return Ok(false),
         }
     }
 }
