@@ -122,6 +122,16 @@ impl Process {
         found.unwrap_or_else(|| panic!("{what}: not within {limit:?}\n{}", self.seen()))
     }
 
+    /// Whether a line of standard output so far is one that `wanted` accepts.
+    #[allow(dead_code, reason = "the peer tests look without waiting")]
+    pub(crate) fn has_line(&self, wanted: impl Fn(&str) -> bool) -> bool {
+        self.stdout
+            .wait(Duration::ZERO, |lines, _| {
+                lines.iter().any(|line| wanted(line)).then_some(())
+            })
+            .is_some()
+    }
+
     /// The first JSON line of standard output that `wanted` accepts, from the start of the run.
     pub(crate) fn wait_for_json(
         &self,

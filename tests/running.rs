@@ -234,6 +234,11 @@ fn picture(width: u32, height: u32, encoding: &str) -> Vec<u8> {
 
 /// Topic, payload, what the refusal must say, why.
 fn attacks() -> Vec<(&'static str, Vec<u8>, &'static str, &'static str)> {
+    let text = llmasos_msgs::std_msgs::String {
+        data: "turn left".into(),
+    }
+    .encode()
+    .unwrap();
     let whole = sound(16_000, vec![0.0; 320], now());
     let cut = whole[..whole.len() / 2].to_vec();
     let old = Header {
@@ -309,7 +314,7 @@ fn attacks() -> Vec<(&'static str, Vec<u8>, &'static str, &'static str)> {
             "colour",
             "a field that does not exist",
         ),
-        ("odometry", whole, "", "another type on the key"),
+        ("odometry", text, "", "another type on the key"),
     ]
 }
 

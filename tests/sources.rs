@@ -69,7 +69,10 @@ pub(crate) fn is_test(path: &Path) -> bool {
 pub(crate) fn without_tests(code: &str) -> &str {
     let test_module = code.match_indices("#[cfg(test)]").find(|(at, attribute)| {
         let after = code[at + attribute.len()..].trim_start();
-        after.starts_with("mod ") && after.find('{') < after.find(';').or(Some(usize::MAX))
+        let (brace, semicolon) = (after.find('{'), after.find(';'));
+        let is_inline =
+            brace.is_some_and(|brace| semicolon.is_none_or(|semicolon| brace < semicolon));
+        after.starts_with("mod ") && is_inline
     });
     test_module.map_or(code, |(at, _)| &code[..at])
 }
@@ -183,7 +186,7 @@ fn comments_and_literals_are_not_code() {
         ("a // b\nc", "a     \nc"),
         ("a /* b /* c */ d */ e", "a                   e"),
         ("f(\"x // y\") // z", "f(        )     "),
-        ("f(r#\"x\" y\"#, b)", "f(          , b)"),
+        ("f(r#\"x\" y\"#, b)", "f(         , b)"),
         ("f('\"', '\\'', b)", "f(   ,     , b)"),
         ("fn f<'a>(x: &'a str) {}", "fn f<'a>(x: &'a str) {}"),
         ("\"a\\\"b\" c", "       c"),

@@ -155,7 +155,7 @@ pub async fn describe(
             ChatMessage::new(Role::System, sentence::SYSTEM),
             ChatMessage::new(Role::User, sentence::prompt(scene)),
         ],
-        grammar: Some(Grammar::Lark(sentence::grammar(scene))),
+        grammar: Some(Grammar::Choice(sentence::sentences(scene))),
         tokens_max: options.budget.tokens as usize,
     };
     let answer = language

@@ -1,8 +1,8 @@
 //! The sentence: one line about the scene that can only name what is in the list.
 //!
 //! The scene is first told as a few phrases ("a pedestrian crossing 12 m ahead", "2 cars ahead, nearest 30 m"). The language model
-//! chooses and orders them under a grammar that offers these phrases and nothing else, so a sampled sentence is grounded by
-//! construction; then it is checked all the same, because a grammar can be wrong and a phrase left out can matter. What is missing and
+//! chooses among the sentences that these phrases make, and nothing else, so a sampled sentence is grounded by construction; then it is
+//! checked all the same, because a choice can be cut short by the token limit and a constraint can be wrong. What is missing and
 //! vulnerable is added (`CORRECTED`); without an answer the template speaks (`TEMPLATE`).
 
 use llmasos_msgs::llmasos_msgs::{PerceptionSummary, SceneObject};
@@ -140,25 +140,42 @@ fn join(said: &[String], scene: &Scene) -> String {
     sentence
 }
 
-/// The grammar of the sentences about this scene, in Lark: one to three of its phrases in any order, then the lights.
-pub fn grammar(scene: &Scene) -> String {
+/// Every sentence that may be said about this scene: one to three of its phrases in any order, those that must be named among them,
+/// then the lights. At most 85: ordered choices of three from five.
+pub fn sentences(scene: &Scene) -> Vec<String> {
     let phrases = phrases(scene);
-    let alternatives: Vec<String> = phrases.iter().map(|phrase| quoted(&phrase.text)).collect();
-    let more = match phrases.len() {
-        0 | 1 => String::new(),
-        2 => " (\" and \" phrase)?".to_owned(),
-        _ => " ((\", \" phrase)? \" and \" phrase)?".to_owned(),
-    };
-    format!(
-        "start: (\"There is \" | \"There are \") phrase{more} {}\nphrase: {}\n",
-        quoted(light(scene)),
-        alternatives.join(" | ")
-    )
+    let must = phrases
+        .iter()
+        .filter(|phrase| phrase.must)
+        .take(PHRASES_SAID_MAX);
+    let must: Vec<&str> = must.map(|phrase| phrase.text.as_str()).collect();
+    let mut sentences = Vec::new();
+    let mut said: Vec<String> = Vec::new();
+    extend(&phrases, &must, &mut said, scene, &mut sentences);
+    sentences
 }
 
-fn quoted(text: &str) -> String {
-    // JSON's escapes are Lark's.
-    serde_json::Value::String(text.to_owned()).to_string()
+/// Adds the sentences that begin with what is `said` already.
+fn extend(
+    phrases: &[Phrase],
+    must: &[&str],
+    said: &mut Vec<String>,
+    scene: &Scene,
+    sentences: &mut Vec<String>,
+) {
+    if !said.is_empty() && must.iter().all(|text| said.iter().any(|one| one == text)) {
+        sentences.push(join(said, scene));
+    }
+    if said.len() == PHRASES_SAID_MAX {
+        return;
+    }
+    for phrase in phrases {
+        if !said.contains(&phrase.text) {
+            said.push(phrase.text.clone());
+            extend(phrases, must, said, scene, sentences);
+            said.pop();
+        }
+    }
 }
 
 /// What the model is told: the facts, nearest danger first.
@@ -208,7 +225,9 @@ pub fn check(sampled: &str, scene: &Scene) -> Option<(String, bool)> {
     }
     let missing: Vec<String> = phrases
         .iter()
-        .filter(|phrase| phrase.must && !said.contains(&phrase.text))
+        .filter(|phrase| phrase.must)
+        .take(PHRASES_SAID_MAX)
+        .filter(|phrase| !said.contains(&phrase.text))
         .map(|phrase| phrase.text.clone())
         .collect();
     if missing.is_empty() && join(&said, scene) == sampled.trim() {
@@ -338,9 +357,21 @@ mod tests {
     }
 
     #[test]
-    fn the_grammar_offers_every_phrase_and_nothing_else() {
-        let grammar = grammar(&street());
-        assert!(grammar.contains("\"a pedestrian crossing 12 m ahead\" | \"2 cars ahead, nearest 30 m\" | \"a bus 9 m to the left\""), "{grammar}");
-        assert!(grammar.contains("; the light is red."));
+    fn every_sentence_on_offer_passes_the_check_and_names_who_must_be_named() {
+        let scene = street();
+        let sentences = sentences(&scene);
+        assert_eq!(
+            sentences.len(),
+            1 + 4 + 6,
+            "the pedestrian alone, with one other, with two others"
+        );
+        for sentence in &sentences {
+            assert_eq!(
+                check(sentence, &scene),
+                Some((sentence.clone(), false)),
+                "{sentence}"
+            );
+            assert!(sentence.contains("pedestrian"), "{sentence}");
+        }
     }
 }
