@@ -123,7 +123,6 @@ impl Process {
     }
 
     /// Whether a line of standard output so far is one that `wanted` accepts.
-    #[allow(dead_code, reason = "the peer tests look without waiting")]
     pub(crate) fn has_line(&self, wanted: impl Fn(&str) -> bool) -> bool {
         self.stdout
             .wait(Duration::ZERO, |lines, _| {

@@ -1,5 +1,5 @@
 //! What can be proven about a graph before anything starts: models, memory, answer times, order, timeline. The wiring has its own
-//! file ([`super::wiring`]).
+//! file (`wiring.rs`).
 //!
 //! A check reports what it can prove and nothing else; what depends on the running system (does the camera send?) is a note at most.
 //! Facts about the computer come in as data, so that the same checks run in tests, in an editor and before a launch.

@@ -15,6 +15,10 @@
 pub mod codegen;
 pub mod definition;
 pub mod dynamic;
+#[allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "comments of .msg files write ranges as [0,1]"
+)]
 mod generated;
 pub mod hash;
 pub mod limits;

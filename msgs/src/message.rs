@@ -155,7 +155,7 @@ macro_rules! messages {
         #[derive(Clone, Debug, PartialEq, serde::Serialize)]
         pub struct $name {
             $(
-                #[doc = concat!("`", $ros, "`")]
+                #[doc = $ros]
                 $(#[$field_meta])*
                 pub $field: $rust,
             )*

@@ -2,7 +2,7 @@
 //!
 //! The schema offers only actions that answer the command, speeds inside the bounds, and reasons that are true of this scene; the model
 //! decides among them. So the answer is bounded before the gate sees it, and its reason is never invented. What the model may not
-//! decide (nothing to decide, or no time) is written by [`rule`] and says so.
+//! decide (nothing to decide, or no time) is written by [`Question::rule`] and says so.
 //!
 //! ```text
 //! command + scene + ego ─▶ Question { actions, speeds, reasons } ─▶ schema ─▶ model ─▶ Answer { action, max_speed, reason }
