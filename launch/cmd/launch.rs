@@ -41,8 +41,6 @@ use crate::{
 
 /// Exit code when an expectation was missed.
 const EXIT_MISSED: u8 = 3;
-/// Longest time until everything is ready.
-const READY_LIMIT: Duration = Duration::from_secs(120);
 /// How often the view is drawn and expectations are settled.
 const FRAME_PERIOD: Duration = Duration::from_millis(100);
 
@@ -146,7 +144,7 @@ async fn operate(args: &Args, graph: &Graph, folders: &Folders) -> Result<ExitCo
     let mut show = Show::open(args, graph, &system)?;
     let mut stop = Stop::new()?;
     let ready = tokio::select! {
-        ready = until_ready(&system, &mut messages, &mut show) => ready.map(|()| true),
+        ready = until_ready(&system, startup(graph), &mut messages, &mut show) => ready.map(|()| true),
         () = stop.asked() => Ok(false),
     };
     let (ready_after, start) = (begun.elapsed(), Instant::now());
@@ -218,12 +216,22 @@ fn sources(
     playing
 }
 
+/// The longest time that the descriptor gives anything to become ready.
+fn startup(graph: &Graph) -> Duration {
+    let supervise = &graph.supervise;
+    let own = supervise.by_name.values().map(|spec| spec.startup).max();
+    own.map_or(supervise.default.startup, |own| {
+        own.max(supervise.default.startup)
+    })
+}
+
 async fn until_ready(
     system: &System,
+    limit: Duration,
     messages: &mut mpsc::Receiver<Seen>,
     show: &mut Show,
 ) -> Result<()> {
-    let ready = system.ready(READY_LIMIT);
+    let ready = system.ready(limit);
     tokio::pin!(ready);
     let mut frame = tokio::time::interval(FRAME_PERIOD);
     loop {

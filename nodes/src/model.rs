@@ -21,7 +21,7 @@ use std::{
 };
 
 use llmasos_engine::text::CancelToken;
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::{Actor, ActorProcessingErr, ActorRef, ActorStatus};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
@@ -619,9 +619,11 @@ impl<W: Work> ModelClient<W> {
         &self.name
     }
 
-    /// Whether the model is loaded and warm.
+    /// Whether the model is loaded and warm. A server that failed or was killed is not, from that moment on.
     pub fn is_ready(&self) -> bool {
-        self.ready.load(Ordering::Acquire)
+        let server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+        let runs = |server: &ActorRef<_>| server.get_status() == ActorStatus::Running;
+        self.ready.load(Ordering::Acquire) && server.as_ref().is_some_and(runs)
     }
 
     fn attach(&self, server: Option<ActorRef<ModelMessage<W>>>) {

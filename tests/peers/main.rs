@@ -7,7 +7,7 @@
 //! | eclipse-zenoh (Python) | text into a running launch | a plain Zenoh client is understood |
 //! | rosbags | reads the verdict's CDR by our .msg files | a ROS 2 reader understands what we publish |
 //! | zenoh-cli | puts text, subscribes to the JSON mirror | the command line of the README works |
-//! | LibriVox and "cards" readers | ten recordings with transcripts | people are understood |
+//! | people reading and speaking | twelve recordings with transcripts | people are understood |
 #![allow(
     clippy::unwrap_used,
     dead_code,

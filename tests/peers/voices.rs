@@ -1,10 +1,11 @@
-//! Ten recordings of people reading (Debian's pocketsphinx-testdata: LibriVox and playing cards), and what they read.
+//! Recordings of people and what they say: ten of people reading (Debian's pocketsphinx-testdata: LibriVox and playing cards), a speech,
+//! and a text of Beckett.
 
 use std::{fs, path::Path};
 
 use llmasos::observe::play::read_wav;
 use llmasos_engine::audio::{
-    Moonshine,
+    Moonshine, Resampler,
     wer::{WordErrors, word_errors},
 };
 
@@ -15,6 +16,7 @@ use crate::{
 
 /// Pooled word error rate over all human clips, at most; the normalizer is that of `audio::wer`.
 const WORD_ERROR_RATE_MAX: f64 = 0.04;
+const JFK: &str = "And so my fellow Americans, ask not what your country can do for you, ask what you can do for your country.";
 const BECKETT: &str = "Ever tried. Ever failed. No matter. Try again. Fail again. Fail better.";
 
 /// Lines of the form `<s> words </s> (clip)`.
@@ -37,6 +39,19 @@ fn samples(path: &Path) -> Vec<f32> {
     pcm.iter()
         .map(|sample| f32::from(*sample) / 32768.0)
         .collect()
+}
+
+/// At 16 kHz, whatever the file's rate is.
+fn resampled(path: &Path) -> Vec<f32> {
+    let (rate_hz, pcm) = read_wav(path).unwrap();
+    let input: Vec<f32> = pcm
+        .iter()
+        .map(|sample| f32::from(*sample) / 32768.0)
+        .collect();
+    let (mut resampler, mut output) = (Resampler::new(rate_hz).unwrap(), vec![]);
+    resampler.push(&input, &mut output).unwrap();
+    resampler.flush(&mut output).unwrap();
+    output
 }
 
 #[test]
@@ -66,21 +81,20 @@ fn people_are_understood() {
             pooled.push(errors);
         }
     }
-    let (rate_hz, pcm) = read_wav(&folder("human-speech").join("beckett.wav")).unwrap();
-    let input: Vec<f32> = pcm
-        .iter()
-        .map(|sample| f32::from(*sample) / 32768.0)
-        .collect();
-    let (mut resampler, mut beckett) = (
-        llmasos_engine::audio::Resampler::new(rate_hz).unwrap(),
-        vec![],
-    );
-    resampler.push(&input, &mut beckett).unwrap();
-    resampler.flush(&mut beckett).unwrap();
-    pooled.push(word_errors(
-        BECKETT,
-        &recogniser.transcribe(&beckett, &|| true).unwrap().text,
-    ));
+    for (path, words) in [
+        (folder("human-speech").join("beckett.wav"), BECKETT),
+        (peer("jfk.wav"), JFK),
+    ] {
+        let heard = recogniser.transcribe(&resampled(&path), &|| true).unwrap();
+        let errors = word_errors(words, &heard.text);
+        eprintln!(
+            "{}: {} errors: {:?}",
+            path.display(),
+            errors.errors(),
+            heard.text
+        );
+        pooled.push(errors);
+    }
     let pooled: WordErrors = pooled.into_iter().sum();
     eprintln!(
         "{} errors in {} words",
