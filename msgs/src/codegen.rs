@@ -2,7 +2,7 @@
 //!
 //! One file a package, one entry a message, in the notation of the macro in `message.rs`; beside them the list
 //! of all `.msg` texts, which the program carries. The files are committed, so that a build needs no generator and a
-//! reader can look at them; a test generates them again and compares. `cargo run -p llmasos-msgs --bin msgs-generate`
+//! reader can look at them; a test generates them again and compares. `cargo run -p llmasos-msgs --example msgs-generate`
 //! writes them.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -34,7 +34,7 @@ fn committed_files_are_what_the_generator_writes() {
         assert_eq!(
             Some(&text),
             expected.as_ref(),
-            "{name}: run `cargo run -p llmasos-msgs --bin msgs-generate`"
+            "{name}: run `cargo run -p llmasos-msgs --example msgs-generate`"
         );
         assert!(text.lines().count() <= MAX_LINES, "{name}");
         assert!(text.starts_with("//!"), "{name}");
