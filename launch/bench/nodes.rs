@@ -462,7 +462,7 @@ async fn overhead(rounds: usize) -> Result<Figure> {
     actor.stop(None);
     bus.close(Duration::from_secs(1)).await;
     Ok(Figure::time(
-        "node without a model: text → command, over the bus",
+        "node without a model: text → command, one session",
         &times,
         "≤ 1 ms",
         1.0,

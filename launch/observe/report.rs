@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 
 use super::{beats::Settled, watch::Seen};
 
+/// Type of the diagnostics.
+const DIAGNOSTICS: &str = "diagnostic_msgs/msg/DiagnosticArray";
 /// Ages and latencies kept of one topic; beyond it the earliest are forgotten.
 const SAMPLES_MAX: usize = 20_000;
 
@@ -17,6 +19,8 @@ pub struct Report {
     pub resident_bytes: Option<u64>,
     topics: BTreeMap<String, TopicCount>,
     settled: Vec<Settled>,
+    /// Ledgers of nodes in other processes, as their diagnostics last told them: by node and `port: topic`.
+    told: BTreeMap<(String, String), LedgerCount>,
 }
 
 #[derive(Default)]
@@ -35,6 +39,36 @@ impl Report {
         count.problems += u64::from(seen.problem.is_some());
         push(&mut count.ages_ms, seen.age);
         push(&mut count.latencies_ms, seen.latency);
+        if seen.type_name == DIAGNOSTICS {
+            self.listen(&seen.data);
+        }
+    }
+
+    fn listen(&mut self, diagnostics: &Value) {
+        for status in diagnostics["status"].as_array().into_iter().flatten() {
+            let node = status["name"].as_str().unwrap_or_default();
+            for pair in status["values"].as_array().into_iter().flatten() {
+                let (edge, value) = (pair["key"].as_str(), pair["value"].as_str());
+                if let (Some(edge), Some(count)) = (edge, value.and_then(LedgerCount::parse)) {
+                    self.told.insert((node.to_owned(), edge.to_owned()), count);
+                }
+            }
+        }
+    }
+
+    /// Ledgers of every node: exact ones of this process, told ones of others.
+    fn edges(&self, health: &Health) -> Vec<(String, String, LedgerCount)> {
+        let mut edges = self.told.clone();
+        edges.extend(
+            health
+                .edges()
+                .into_iter()
+                .map(|(node, edge, count)| ((node, edge), count)),
+        );
+        edges
+            .into_iter()
+            .map(|((node, edge), count)| (node, edge, count))
+            .collect()
     }
 
     /// Keeps a settled expectation.
@@ -44,7 +78,7 @@ impl Report {
 
     /// The summary as JSON.
     pub fn json(&self, health: &Health, ran: Duration, start: Duration) -> Value {
-        let edges = health.edges();
+        let edges = self.edges(health);
         let topics: serde_json::Map<String, Value> = self
             .topics
             .iter()
@@ -76,7 +110,7 @@ impl Report {
 
     /// The summary for people.
     pub fn lines(&self, health: &Health, ran: Duration, start: Duration) -> Vec<String> {
-        let edges = health.edges();
+        let edges = self.edges(health);
         let memory = self.resident_bytes.map_or(String::new(), |bytes| {
             format!(", {} MiB resident at most", bytes >> 20)
         });

@@ -9,6 +9,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -119,7 +120,42 @@ pub struct LedgerCount {
     pub refused: u64,
 }
 
+impl fmt::Display for LedgerCount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            received,
+            handled,
+            lost,
+            expired,
+            superseded,
+            refused,
+        } = self;
+        write!(
+            f,
+            "received={received} handled={handled} lost={lost} expired={expired} superseded={superseded} refused={refused} waiting={}",
+            self.waiting()
+        )
+    }
+}
+
 impl LedgerCount {
+    /// Reads what `Display` writes; `None` for anything else.
+    pub fn parse(text: &str) -> Option<LedgerCount> {
+        let mut numbers = text
+            .split(' ')
+            .map(|pair| pair.split_once('=')?.1.parse::<u64>().ok());
+        let mut next = || numbers.next().flatten();
+        let count = LedgerCount {
+            received: next()?,
+            handled: next()?,
+            lost: next()?,
+            expired: next()?,
+            superseded: next()?,
+            refused: next()?,
+        };
+        (count.to_string() == text).then_some(count)
+    }
+
     /// Arrivals whose outcome is still open.
     pub fn waiting(&self) -> u64 {
         self.received.saturating_sub(
@@ -291,21 +327,9 @@ fn node_status(name: &str, record: &NodeRecord, namespace: &str) -> DiagnosticSt
         key: key.clone(),
         value: value.clone(),
     }));
-    values.extend(record.edges.iter().map(|(edge, ledger)| {
-        let count = ledger.count();
-        KeyValue {
-            key: edge.clone(),
-            value: format!(
-                "received={} handled={} lost={} expired={} superseded={} refused={} waiting={}",
-                count.received,
-                count.handled,
-                count.lost,
-                count.expired,
-                count.superseded,
-                count.refused,
-                count.waiting()
-            ),
-        }
+    values.extend(record.edges.iter().map(|(edge, ledger)| KeyValue {
+        key: edge.clone(),
+        value: ledger.count().to_string(),
     }));
     DiagnosticStatus {
         level: record.state.level(),
@@ -423,6 +447,9 @@ mod tests {
         ledger.arrive();
         assert_eq!(ledger.count().received, 6);
         assert_eq!(ledger.count().waiting(), 1, "one is still in a queue");
+        let text = ledger.count().to_string();
+        assert_eq!(LedgerCount::parse(&text), Some(ledger.count()), "{text}");
+        assert_eq!(LedgerCount::parse("received=1"), None);
     }
 
     #[test]
