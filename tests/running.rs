@@ -199,6 +199,65 @@ fn a_killed_gate_is_back_and_its_sequence_begins_again() {
     process.finish(STEP_LIMIT).expect_code(0);
 }
 
+/// The road with its summary in a process of its own, as a file whose relative paths still lead somewhere.
+fn road_with_own_process(folder: &Path) -> String {
+    let text = std::fs::read_to_string(ROAD).unwrap();
+    let root = env!("CARGO_MANIFEST_DIR");
+    let own = text.replace("../../..", root).replace(
+        "kind: perception-summary",
+        "kind: perception-summary\n    process: own",
+    );
+    assert!(own.contains("process: own"));
+    let file = folder.join("own.yaml");
+    std::fs::write(&file, own).unwrap();
+    file.display().to_string()
+}
+
+#[test]
+fn a_node_in_its_own_process_is_killed_and_back_while_the_gate_decides() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let file = road_with_own_process(folder.path());
+    let mut command = llmasos();
+    command.args(["launch", &file, "--json", "--duration", "600"]);
+    let process = Process::start(&mut command);
+    until_ready(&process);
+    let own = |id: nix::unistd::Pid| {
+        let line = std::fs::read_to_string(format!("/proc/{id}/cmdline")).unwrap_or_default();
+        line.split('\0').any(|word| word == "--only")
+    };
+    let node = descendants(process.pid()).into_iter().find(|id| own(*id));
+    let node = node.expect("the summary has a process of its own");
+    kill(node, Signal::SIGKILL).unwrap();
+    let back = wait_until(STEP_LIMIT, || {
+        let again = |id: &nix::unistd::Pid| *id != node && own(*id);
+        descendants(process.pid()).into_iter().find(again)
+    });
+    assert!(back.is_some(), "a new process runs");
+    process.wait_for_json("its restart in the diagnostics", STEP_LIMIT, |line| {
+        let restarted = |one: &Value| {
+            let values = one["values"].as_array();
+            one["name"] == "summary"
+                && values.is_some_and(|values| {
+                    values
+                        .iter()
+                        .any(|pair| pair["key"] == "restarts" && pair["value"] == "1")
+                })
+        };
+        line["data"]["status"]
+            .as_array()
+            .is_some_and(|all| all.iter().any(restarted))
+    });
+    process.signal(Signal::SIGINT);
+    let finished = process.finish(STEP_LIMIT).expect_code(0);
+    let lines = finished.json_lines();
+    let summary = &lines.last().unwrap()["summary"];
+    assert_eq!(
+        summary["restarts"]["gate"], 0,
+        "the gate went on: {summary}"
+    );
+}
+
 fn now() -> Header {
     Header {
         stamp: Time::from_nanos(clock::now_ns()),
