@@ -26,6 +26,8 @@ mod message;
 pub mod names;
 pub mod reader;
 pub mod registry;
+pub mod rmw_zenoh;
+pub mod ros2dds;
 pub mod sniff;
 mod time;
 pub mod wire;
