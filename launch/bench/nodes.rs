@@ -425,6 +425,7 @@ async fn overhead(rounds: usize) -> Result<Figure> {
         lifespan: None,
         accept: vec![Accept::Cdr],
         queue: QueuePolicy::Fifo(16),
+        qos: Default::default(),
     };
     let health = Health::default();
     let node = SpeechNode {

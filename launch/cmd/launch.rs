@@ -304,6 +304,7 @@ fn diagnostics() -> TopicContract {
         lifespan: None,
         accept: vec![Accept::Cdr],
         queue: QueuePolicy::Latest,
+        qos: Default::default(),
     }
 }
 

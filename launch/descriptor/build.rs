@@ -287,6 +287,7 @@ fn topic(entry: &Entry, findings: &mut Findings) -> Option<TopicContract> {
         lifespan: fields.duration("lifespan"),
         accept,
         queue: queue(&fields).unwrap_or(QueuePolicy::Latest),
+        qos: Default::default(),
     })
 }
 

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use llmasos_msgs::rmw_zenoh::QosProfile;
+
 /// What a topic promises and accepts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TopicContract {
@@ -24,6 +26,8 @@ pub struct TopicContract {
     pub accept: Vec<Accept>,
     /// How arrivals wait for their reader.
     pub queue: QueuePolicy,
+    /// What ROS 2 is told of the subscription; with transient local durability it also asks for what was published before.
+    pub qos: QosProfile,
 }
 
 /// A form in which a message may arrive (ROS bridges send CDR, people send JSON or text).

@@ -29,6 +29,8 @@ use tracing::{info, warn};
 use crate::{
     bus::{Bus, BusError, Qos},
     clock,
+    output::Lanes,
+    ros2::PROCESS_NODE,
 };
 
 /// Topic of the diagnostics, as ROS tools expect it.
@@ -268,15 +270,36 @@ impl Health {
     /// # Errors
     /// [`BusError`] when the publisher cannot be declared.
     pub async fn publish(self, bus: Bus) -> Result<(), BusError> {
-        let publisher = bus.raw_publisher(DIAGNOSTICS_TOPIC, Qos::STREAM).await?;
+        let owner = NodeHealth {
+            name: self.owner(),
+            health: self.clone(),
+        };
+        // ROS 2's diagnostic aggregator subscribes reliably.
+        let qos = Qos {
+            reliable: true,
+            depth: 10,
+            ..Qos::STREAM
+        };
+        let lanes =
+            Lanes::open(&bus, &owner, DIAGNOSTICS_TOPIC, DiagnosticArray::TYPE, qos).await?;
         loop {
             match self.report(bus.namespace()).encode() {
-                Ok(bytes) => publisher.put(bytes).await?,
+                Ok(bytes) => lanes.put(bytes.into()).await?,
                 Err(error) => warn!(%error, "diagnostics could not be encoded"),
             }
             tokio::time::sleep(REPORT_PAUSE).await;
             let _ =
                 tokio::time::timeout(Duration::from_secs(1) - REPORT_PAUSE, self.changed()).await;
+        }
+    }
+
+    /// The ROS 2 node that publishes: the only one of this process, or the one that stands for the process.
+    fn owner(&self) -> Arc<str> {
+        let nodes = self.nodes();
+        let mut names = nodes.keys();
+        match (names.next(), names.next()) {
+            (Some(only), None) => only.as_str().into(),
+            _ => PROCESS_NODE.into(),
         }
     }
 

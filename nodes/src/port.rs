@@ -3,6 +3,8 @@
 //! The subscription's callback only enqueues (size check, one slot or a bounded queue, a wake-up). Everything else happens when the
 //! node takes: form, decoding, stamp, age. What is refused is counted and reported with its reason; the node goes on.
 //!
+//! Where the session takes part in the ROS 2 graph a port listens on two keys, and a message that came by both is taken once.
+//!
 //! ```text
 //! Zenoh callback ──▶ queue (latest | fifo) ──wake──▶ actor: take() ──▶ form ▸ decode ▸ stamp ▸ age ──▶ Taken<M>
 //!                      lost, superseded                                 refused        expired
@@ -18,15 +20,25 @@ use std::{
     time::{Duration, Instant},
 };
 
-use llmasos_msgs::{Message, builtin_interfaces::Time, sniff};
+use llmasos_msgs::{
+    Message, Registry,
+    builtin_interfaces::Time,
+    hash::NOT_SUPPORTED,
+    rmw_zenoh::{DataKey, Durability, EntityKind, Gid},
+    sniff,
+};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    bus::{Arrival, Bus, BusError, PAYLOAD_BYTES_MAX, Priority, Qos, RawPublisher, Subscription},
+    bus::{Arrival, Bus, BusError, PAYLOAD_BYTES_MAX, Subscription},
     clock,
     contract::{Accept, QueuePolicy, TopicContract},
     health::{Ledger, NodeHealth, Outcome},
+    ros2::{Presence, Subject},
 };
+
+/// Messages a port remembers to know their copies: the lanes of one publisher are never further apart than a congested link makes them.
+const COPIES_KEPT: usize = 256;
 
 /// Deepest queue a contract may ask for.
 pub const FIFO_DEPTH_MAX: usize = 1024;
@@ -88,13 +100,30 @@ pub struct Port<M> {
     queue: Arc<Queue>,
     health: NodeHealth,
     last_stamp_ns: Option<i64>,
-    _subscription: Subscription,
+    /// What the ROS 2 graph calls this topic, if the session takes part in it.
+    subject: Option<Subject>,
+    _presence: Option<Presence>,
+    _subscriptions: Vec<Subscription>,
     _type: PhantomData<fn() -> M>,
 }
 
+/// Which key an arrival came by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lane {
+    Plain,
+    Ros,
+}
+
+struct Waiting {
+    arrival: Arrival,
+    lane: Lane,
+    since: Instant,
+}
+
 struct Queue {
-    waiting: Mutex<VecDeque<(Arrival, Instant)>>,
+    waiting: Mutex<VecDeque<Waiting>>,
     depth: usize,
+    copies: Mutex<Copies>,
     /// Whether the reader was already told: one wake-up covers every arrival until the reader looks again.
     woken: AtomicBool,
     ledger: Arc<Ledger>,
@@ -118,41 +147,42 @@ impl<M: FromBus> Port<M> {
                 QueuePolicy::Latest => 1,
                 QueuePolicy::Fifo(depth) => depth.clamp(1, FIFO_DEPTH_MAX),
             },
+            copies: Mutex::default(),
             woken: AtomicBool::new(false),
             ledger: health.edge(port, &contract.topic),
         });
-        let (into, reporter, topic, latest) = (
-            Arc::clone(&queue),
-            health.clone(),
-            contract.topic.clone(),
-            contract.queue == QueuePolicy::Latest,
-        );
-        let subscription = bus
-            .subscribe(&contract.topic, move |arrival| {
-                into.ledger.arrive();
-                if arrival.payload.len() > PAYLOAD_BYTES_MAX {
-                    into.ledger.settle(Outcome::Refused);
-                    reporter.refuse(
-                        &topic,
-                        &format!(
-                            "expected at most {PAYLOAD_BYTES_MAX} bytes, found {}",
-                            arrival.payload.len()
-                        ),
-                    );
-                    return;
-                }
-                into.push(arrival, latest);
-                if !into.woken.swap(true, Ordering::AcqRel) {
-                    wake();
-                }
-            })
-            .await?;
+        let door = Arc::new(Door {
+            queue: Arc::clone(&queue),
+            health: health.clone(),
+            topic: contract.topic.clone(),
+            latest: contract.queue == QueuePolicy::Latest,
+            wake: Box::new(wake),
+        });
+        let mut subscriptions =
+            vec![listen(bus, &contract.topic, contract, Lane::Plain, &door).await?];
+        let (mut subject, mut presence) = (None, None);
+        if let Some(ros2) = bus.ros2()
+            && let Some(known) = ros2.topic(&bus.key(&contract.topic), &contract.type_name)
+            && let Some(key) = ros2.data_topic(&known, "*")
+        {
+            subscriptions.push(listen(bus, &key, contract, Lane::Ros, &door).await?);
+            let shown = ros2.show(
+                health,
+                EntityKind::Subscription,
+                &known,
+                contract.qos,
+                &contract.topic,
+            );
+            (presence, subject) = (Some(shown.await?), Some(known));
+        }
         Ok(Port {
             contract: contract.clone(),
             queue,
             health: health.clone(),
             last_stamp_ns: None,
-            _subscription: subscription,
+            subject,
+            _presence: presence,
+            _subscriptions: subscriptions,
             _type: PhantomData,
         })
     }
@@ -161,8 +191,12 @@ impl<M: FromBus> Port<M> {
     pub fn take(&mut self) -> Option<Taken<M>> {
         self.queue.woken.store(false, Ordering::Release);
         loop {
-            let (arrival, arrived) = self.queue.pop()?;
-            match self.accept(&arrival) {
+            let Waiting {
+                arrival,
+                lane,
+                since: arrived,
+            } = self.queue.pop()?;
+            match self.accept(&arrival, lane) {
                 Ok((message, stamp_ns)) => {
                     if let Some(limit) = self.age_limit()
                         && clock::age(stamp_ns, clock::now_ns()).is_some_and(|age| age > limit)
@@ -210,9 +244,14 @@ impl<M: FromBus> Port<M> {
         }
     }
 
-    fn accept(&mut self, arrival: &Arrival) -> Result<(M, i64), String> {
+    fn accept(&mut self, arrival: &Arrival, lane: Lane) -> Result<(M, i64), String> {
         let payload = arrival.payload.to_bytes();
-        let message = decode::<M>(&self.contract, &arrival.encoding, &payload)?;
+        let message = match (lane, &self.subject) {
+            (Lane::Ros, Some(subject)) => decode_ros(&self.contract, subject, arrival, &payload)?,
+            (Lane::Ros | Lane::Plain, _) => {
+                decode::<M>(&self.contract, &arrival.encoding, &payload)?
+            }
+        };
         let received_ns = clock::wall_ns(arrival.received);
         let Some(stamp_ns) = message.stamp_ns() else {
             return Ok((message, received_ns));
@@ -225,6 +264,96 @@ impl<M: FromBus> Port<M> {
         )?;
         self.last_stamp_ns = Some(stamp_ns);
         Ok((message, stamp_ns))
+    }
+}
+
+/// Where Zenoh's thread hands over.
+struct Door {
+    queue: Arc<Queue>,
+    health: NodeHealth,
+    topic: String,
+    latest: bool,
+    wake: Box<dyn Fn() + Send + Sync>,
+}
+
+impl Door {
+    fn enter(&self, arrival: Arrival, lane: Lane) {
+        if self.queue.is_copy(&arrival, lane) {
+            return;
+        }
+        let ledger = &self.queue.ledger;
+        ledger.arrive();
+        if arrival.payload.len() > PAYLOAD_BYTES_MAX {
+            ledger.settle(Outcome::Refused);
+            self.health.refuse(
+                &self.topic,
+                &format!(
+                    "expected at most {PAYLOAD_BYTES_MAX} bytes, found {}",
+                    arrival.payload.len()
+                ),
+            );
+            return;
+        }
+        let since = Instant::now();
+        self.queue.push(
+            Waiting {
+                arrival,
+                lane,
+                since,
+            },
+            self.latest,
+        );
+        if !self.queue.woken.swap(true, Ordering::AcqRel) {
+            (self.wake)();
+        }
+    }
+}
+
+async fn listen(
+    bus: &Bus,
+    topic: &str,
+    contract: &TopicContract,
+    lane: Lane,
+    door: &Arc<Door>,
+) -> Result<Subscription, BusError> {
+    let door = Arc::clone(door);
+    let on = move |arrival| door.enter(arrival, lane);
+    match contract.qos.durability {
+        Durability::Volatile => bus.subscribe(topic, on).await,
+        Durability::TransientLocal => {
+            bus.subscribe_with_history(topic, contract.qos.depth, on)
+                .await
+        }
+    }
+}
+
+/// Decodes a sample of rmw_zenoh's key: CDR and nothing else, by the type that the hash in its key names.
+fn decode_ros<M: FromBus>(
+    contract: &TopicContract,
+    subject: &Subject,
+    arrival: &Arrival,
+    payload: &[u8],
+) -> Result<M, String> {
+    if let Some(Err(error)) = &arrival.attachment {
+        return Err(error.to_string());
+    }
+    match sniff::classify(&arrival.encoding, payload).map_err(|error| error.to_string())? {
+        sniff::Form::Cdr => {}
+        sniff::Form::Json(_) => return Err("expected CDR on a ROS 2 key, found JSON".to_owned()),
+        sniff::Form::Text(_) => return Err("expected CDR on a ROS 2 key, found text".to_owned()),
+    }
+    let hash = DataKey::parse(&arrival.key).map_or_else(|| "*".to_owned(), |key| key.hash);
+    let same = hash == subject.hash || hash == "*" || hash == NOT_SUPPORTED;
+    if same || subject.hash == NOT_SUPPORTED {
+        return M::from_cdr(&contract.type_name, payload);
+    }
+    // Two packages may share a name; the hash tells which one this is.
+    match Registry::builtin().with_hash(&subject.type_name, &hash) {
+        Some(found) => M::from_cdr(&found.id, payload),
+        None => Err(format!(
+            "expected {} of hash {}, found hash {hash}: another version of the message",
+            subject.type_name, subject.hash
+        )),
     }
 }
 
@@ -312,7 +441,16 @@ fn check_stamp(
 }
 
 impl Queue {
-    fn push(&self, arrival: Arrival, latest: bool) {
+    /// Whether this message came by the other lane already.
+    fn is_copy(&self, arrival: &Arrival, lane: Lane) -> bool {
+        let Some(Ok(attachment)) = &arrival.attachment else {
+            return false;
+        };
+        let mut copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
+        copies.is_copy(attachment.gid, attachment.sequence, lane)
+    }
+
+    fn push(&self, next: Waiting, latest: bool) {
         let mut waiting = self.lock();
         if waiting.len() == self.depth {
             waiting.pop_front();
@@ -322,84 +460,40 @@ impl Queue {
                 Outcome::Lost
             });
         }
-        waiting.push_back((arrival, Instant::now()));
+        waiting.push_back(next);
     }
 
-    fn pop(&self) -> Option<(Arrival, Instant)> {
+    fn pop(&self) -> Option<Waiting> {
         self.lock().pop_front()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<(Arrival, Instant)>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Waiting>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// One typed output of a node, with its JSON mirror for people: `<key>/@json`, published only while somebody listens, and the last
-/// value answered to a `get`.
-pub struct Output<M> {
-    publisher: RawPublisher,
-    mirror: RawPublisher,
-    last: Arc<Mutex<Option<Vec<u8>>>>,
-    _answering: crate::bus::Answering,
-    _type: PhantomData<fn(M)>,
+/// The last messages that came, to know one that comes again by the other lane. A simulator that gives every sample the same number
+/// uses one lane and loses nothing.
+#[derive(Default)]
+struct Copies {
+    seen: VecDeque<(Gid, i64, Lane)>,
 }
 
-impl<M: Message> Output<M> {
-    /// Declares the publisher, its mirror and the answer to `get`.
-    ///
-    /// # Errors
-    /// [`BusError::Topic`] when the topic is no valid key.
-    pub async fn open(bus: &Bus, topic: &str, qos: Qos) -> Result<Self, BusError> {
-        let publisher = bus.raw_publisher(topic, qos).await?;
-        let mirror = bus
-            .raw_publisher(
-                &format!("{topic}/@json"),
-                Qos {
-                    priority: Priority::DataLow,
-                    ..Qos::STREAM
-                },
-            )
-            .await?;
-        let last: Arc<Mutex<Option<Vec<u8>>>> = Arc::default();
-        let answer = Arc::clone(&last);
-        let answering = bus
-            .answer(topic, move || {
-                let bytes = answer
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .clone()?;
-                Some((bytes, zenoh::bytes::Encoding::ZENOH_BYTES))
-            })
-            .await?;
-        Ok(Output {
-            publisher,
-            mirror,
-            last,
-            _answering: answering,
-            _type: PhantomData,
-        })
-    }
-
-    /// Publishes one message.
-    ///
-    /// # Errors
-    /// [`BusError::Put`] when it cannot be encoded or the session is gone.
-    pub async fn put(&self, message: &M) -> Result<(), BusError> {
-        let bytes = message.encode().map_err(|error| BusError::Put {
-            key: self.publisher.key().to_owned(),
-            reason: error.to_string(),
-        })?;
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(bytes.clone());
-        self.publisher.put(bytes).await?;
-        if self.mirror.has_listeners().await {
-            self.mirror
-                .put_as(
-                    message.to_json().to_string().into_bytes(),
-                    zenoh::bytes::Encoding::APPLICATION_JSON,
-                )
-                .await?;
+impl Copies {
+    fn is_copy(&mut self, gid: Gid, sequence: i64, lane: Lane) -> bool {
+        let twin = self
+            .seen
+            .iter()
+            .position(|&(by, number, other)| by == gid && number == sequence && other != lane);
+        if let Some(at) = twin {
+            self.seen.remove(at);
+            return true;
         }
-        Ok(())
+        if self.seen.len() == COPIES_KEPT {
+            self.seen.pop_front();
+        }
+        self.seen.push_back((gid, sequence, lane));
+        false
     }
 }
 
@@ -479,17 +573,24 @@ mod tests {
             received: std::time::SystemTime::now(),
             sent: None,
             publisher: None,
+            attachment: None,
         };
         for (latest, depth) in [(true, 1), (false, 3)] {
             let queue = Queue {
                 waiting: Mutex::default(),
                 depth,
+                copies: Mutex::default(),
                 woken: AtomicBool::new(false),
                 ledger: Arc::default(),
             };
             for _ in 0..5 {
                 queue.ledger.arrive();
-                queue.push(arrival(), latest);
+                let next = Waiting {
+                    arrival: arrival(),
+                    lane: Lane::Plain,
+                    since: Instant::now(),
+                };
+                queue.push(next, latest);
             }
             let count = queue.ledger.count();
             assert_eq!(
@@ -498,5 +599,32 @@ mod tests {
             );
             assert_eq!(count.waiting(), depth as u64);
         }
+    }
+
+    #[test]
+    fn a_message_that_came_by_both_lanes_is_one() {
+        let (a, b) = (Gid([1; 16]), Gid([2; 16]));
+        let mut copies = Copies::default();
+        for (gid, sequence, lane, copy, why) in [
+            (a, 1, Lane::Plain, false, "the first"),
+            (a, 1, Lane::Ros, true, "its copy"),
+            (
+                a,
+                1,
+                Lane::Ros,
+                false,
+                "a constant number on one lane is never a copy",
+            ),
+            (a, 1, Lane::Ros, false, "and again"),
+            (b, 1, Lane::Plain, false, "another publisher"),
+            (a, 2, Lane::Ros, false, "the ROS lane may be first"),
+            (a, 2, Lane::Plain, true, "then the plain one is the copy"),
+        ] {
+            assert_eq!(copies.is_copy(gid, sequence, lane), copy, "{why}");
+        }
+        for number in 0..10_000 {
+            copies.is_copy(b, number, Lane::Ros);
+        }
+        assert!(copies.seen.len() <= COPIES_KEPT);
     }
 }

@@ -16,7 +16,8 @@ use crate::{
     contract::{OnStale, Supersede, TopicContract},
     health::{NodeHealth, NodeState, elapsed_ms},
     model::ModelClient,
-    port::{Output, Port, Taken},
+    output::Output,
+    port::{Port, Taken},
     workers::LanguageWork,
 };
 
@@ -95,7 +96,7 @@ impl Actor for AdvisorNode {
                 let _ = to.cast(AdvisorMessage::Arrived);
             }
         };
-        let output = Output::open(&self.bus, &self.advice, Qos::EVENT).await?;
+        let output = Output::open(&self.bus, &self.health, &self.advice, Qos::EVENT).await?;
         let summary = match &self.summary {
             Some(context) => Some(
                 Port::open(

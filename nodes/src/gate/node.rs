@@ -41,7 +41,8 @@ use crate::{
     clock,
     contract::TopicContract,
     health::{NodeHealth, NodeState},
-    port::{FromBus, Output, Port},
+    output::Output,
+    port::{FromBus, Port},
 };
 
 /// Time between two verdicts: 10 Hz, within the topic's deadline of 150 ms.
@@ -137,7 +138,8 @@ impl Actor for GateNode {
     ) -> Result<Self::State, ActorProcessingErr> {
         self.health.set(NodeState::Loading, "");
         let ports = self.open_ports(&myself).await?;
-        let verdict = Output::open(&self.bus, &self.topics.verdict, Qos::URGENT).await?;
+        let verdict =
+            Output::open(&self.bus, &self.health, &self.topics.verdict, Qos::URGENT).await?;
         let autoware = if self.topics.autoware_velocity_limit {
             Some(self.open_autoware().await?)
         } else {
@@ -254,8 +256,15 @@ impl GateNode {
     /// Opens the way to Autoware and clears what a dead predecessor may have left.
     async fn open_autoware(&self) -> Result<Autoware, BusError> {
         let mut autoware = Autoware {
-            limit: Output::open(&self.bus, VELOCITY_LIMIT_TOPIC, Qos::EVENT).await?,
-            clear: Output::open(&self.bus, CLEAR_VELOCITY_LIMIT_TOPIC, Qos::EVENT).await?,
+            limit: Output::open(&self.bus, &self.health, VELOCITY_LIMIT_TOPIC, Qos::LATCHED)
+                .await?,
+            clear: Output::open(
+                &self.bus,
+                &self.health,
+                CLEAR_VELOCITY_LIMIT_TOPIC,
+                Qos::LATCHED,
+            )
+            .await?,
             told: Told::Nothing,
         };
         autoware.tell(LimitChange::Clear).await?;
@@ -270,7 +279,7 @@ impl GateNode {
             .answer(&topic.replace("//", "/"), move || {
                 let value = described.lock().unwrap_or_else(PoisonError::into_inner);
                 Some((
-                    value.to_string().into_bytes(),
+                    value.to_string().into(),
                     zenoh::bytes::Encoding::APPLICATION_JSON,
                 ))
             })

@@ -38,6 +38,7 @@ fn topic(name: &str, type_name: &str, queue: QueuePolicy) -> TopicContract {
         lifespan: None,
         accept: vec![Accept::Cdr],
         queue,
+        qos: Default::default(),
     }
 }
 

@@ -19,7 +19,8 @@ use crate::{
     contract::TopicContract,
     health::{NodeHealth, NodeState, elapsed_ms},
     model::AskError,
-    port::{Output, Port},
+    output::Output,
+    port::Port,
 };
 
 /// How often the node shows that it lives.
@@ -80,6 +81,7 @@ impl Actor for SpeechNode {
         // Commands are rare and small, and one of them is STOP: all of them overtake.
         let output = Output::open(
             &self.bus,
+            &self.health,
             &self.command,
             Qos {
                 block: true,

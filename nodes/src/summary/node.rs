@@ -28,7 +28,8 @@ use crate::{
     frame::Frame,
     health::{NodeHealth, NodeState},
     model::AskError,
-    port::{FromBus, Output, Port, Taken},
+    output::Output,
+    port::{FromBus, Port, Taken},
     workers::Boxes,
 };
 
@@ -113,7 +114,7 @@ impl Actor for SummaryNode {
             objects: self.input(&self.objects, "objects", &myself).await?,
             lights: self.input(&self.lights, "traffic_lights", &myself).await?,
             ego: self.input(&self.ego, "ego", &myself).await?,
-            output: Output::open(&self.bus, &self.summary, Qos::STREAM).await?,
+            output: Output::open(&self.bus, &self.health, &self.summary, Qos::STREAM).await?,
             tracker: Tracker::default(),
             detecting: false,
             saying: None,

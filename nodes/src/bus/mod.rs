@@ -9,32 +9,36 @@
 //! topic "/diagnostics" ----------------->  key "diagnostics"
 //! ```
 
-use std::{
-    net::{Ipv4Addr, TcpListener},
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+mod arrival;
+mod config;
+mod publisher;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tracing::warn;
-pub use zenoh::qos::Priority;
 use zenoh::{
     Session,
     bytes::{Encoding, ZBytes},
-    pubsub::{Publisher as ZenohPublisher, Subscriber},
-    qos::{CongestionControl, Reliability},
-    query::Queryable,
-    sample::{Sample, SampleKind},
+    sample::SampleKind,
 };
+use zenoh_ext::{AdvancedSubscriberBuilderExt, HistoryConfig, RecoveryConfig};
+
+use self::{
+    arrival::Subscribed,
+    config::{configuration, with_free_port},
+};
+pub use self::{
+    arrival::{Answering, Arrival, Subscription},
+    config::{BusMode, BusOptions, LOCAL_ROUTER},
+    publisher::{Priority, Qos, RawPublisher},
+};
+use crate::ros2::Ros2;
 
 /// Longest payload taken from the bus, in bytes: eleven full-HD RGB images. Anything longer is refused before it is read.
 pub const PAYLOAD_BYTES_MAX: usize = 64 << 20;
 
-/// Where a local router is looked for, as ROS 2's rmw_zenoh does.
-pub const LOCAL_ROUTER: &str = "tcp/127.0.0.1:7447";
-
-/// How long a session that needs somebody to talk to waits for it, in ms.
-const CONNECT_LIMIT_MS: u32 = 5_000;
+/// How long an advanced subscription waits for what was published before it came.
+const HISTORY_LIMIT: Duration = Duration::from_secs(10);
 
 /// What can go wrong with the session itself.
 #[derive(Debug, thiserror::Error)]
@@ -87,104 +91,13 @@ pub enum BusError {
     },
 }
 
-/// How the session takes part in the network.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum BusMode {
-    /// Talks to other peers directly; needs no router.
-    #[default]
-    Peer,
-    /// Talks through a router, which must be there.
-    Client,
-}
-
-impl BusMode {
-    fn name(self) -> &'static str {
-        match self {
-            BusMode::Peer => "peer",
-            BusMode::Client => "client",
-        }
-    }
-}
-
-/// How to open the session.
-#[derive(Clone, Debug, Default)]
-pub struct BusOptions {
-    /// Prefix of every relative topic; empty for none.
-    pub namespace: String,
-    /// Peer or client.
-    pub mode: BusMode,
-    /// Addresses to listen on, e.g. `tcp/127.0.0.1:0`; port 0 takes a free one. Ignored by a client.
-    pub listen: Vec<String>,
-    /// Addresses to connect to. A peer tries them for ever in the background and runs without them.
-    pub connect: Vec<String>,
-    /// Refuse to open when none of `connect` answers. A client always does.
-    pub connect_required: bool,
-    /// Look for others by multicast.
-    pub multicast: bool,
-    /// A Zenoh configuration file, passed through; the other fields then only add to it.
-    pub config_file: Option<PathBuf>,
-}
-
 /// One Zenoh session with a namespace. Clones share the session.
 #[derive(Clone)]
 pub struct Bus {
     session: Session,
     namespace: Arc<str>,
     listening: Arc<[String]>,
-}
-
-/// How a publisher treats its messages.
-#[derive(Clone, Copy, Debug)]
-pub struct Qos {
-    /// Reliable (resent on lossy links) or best effort.
-    pub reliable: bool,
-    /// Sent at once rather than batched with others.
-    pub express: bool,
-    /// Wait when the link is congested instead of dropping.
-    pub block: bool,
-    /// Overtaking order on a congested link.
-    pub priority: Priority,
-}
-
-impl Qos {
-    /// For events that must arrive: commands, advice.
-    pub const EVENT: Qos = Qos {
-        reliable: true,
-        express: true,
-        block: true,
-        priority: Priority::InteractiveHigh,
-    };
-    /// For a stop and the verdict: overtakes everything, and never waits for a slow reader.
-    pub const URGENT: Qos = Qos {
-        reliable: true,
-        express: true,
-        block: false,
-        priority: Priority::RealTime,
-    };
-    /// For streams of which only the newest counts: sensors, summaries, diagnostics.
-    pub const STREAM: Qos = Qos {
-        reliable: false,
-        express: false,
-        block: false,
-        priority: Priority::Data,
-    };
-}
-
-/// What came in, before anybody looked inside.
-#[derive(Clone, Debug)]
-pub struct Arrival {
-    /// The Zenoh key.
-    pub key: String,
-    /// The payload; shares the received buffer.
-    pub payload: ZBytes,
-    /// Zenoh encoding, e.g. `zenoh/bytes` or `application/json`.
-    pub encoding: String,
-    /// Wall time of reception.
-    pub received: SystemTime,
-    /// Wall time of publication as the sender's session stamped it.
-    pub sent: Option<SystemTime>,
-    /// Id of the session that published, as the timestamp tells it.
-    pub publisher: Option<u128>,
+    ros2: Option<Ros2>,
 }
 
 impl Bus {
@@ -207,11 +120,22 @@ impl Bus {
             listen: listen.clone(),
             reason: error.to_string(),
         })?;
+        let namespace: Arc<str> = options.namespace.trim_matches('/').into();
+        let ros2 = match options.ros2 {
+            Some(options) => Some(Ros2::open(&session, options, &namespace).await?),
+            None => None,
+        };
         Ok(Bus {
             session,
-            namespace: options.namespace.trim_matches('/').into(),
+            namespace,
             listening: listen.into(),
+            ros2,
         })
+    }
+
+    /// This session's part of the ROS 2 graph, if it takes part.
+    pub fn ros2(&self) -> Option<&Ros2> {
+        self.ros2.as_ref()
     }
 
     /// Zenoh key of a topic: absolute ones lose their slash, relative ones get the namespace.
@@ -239,32 +163,9 @@ impl Bus {
     /// # Errors
     /// [`BusError::Topic`] when the topic is no valid key.
     pub async fn raw_publisher(&self, topic: &str, qos: Qos) -> Result<RawPublisher, BusError> {
-        let key = self.key(topic);
-        let inner = self
-            .session
-            .declare_publisher(key.clone())
-            .reliability(if qos.reliable {
-                Reliability::Reliable
-            } else {
-                Reliability::BestEffort
-            })
-            .congestion_control(if qos.block {
-                CongestionControl::Block
-            } else {
-                CongestionControl::Drop
-            })
-            .priority(qos.priority)
-            .express(qos.express)
+        RawPublisher::declare(self, &self.session, self.key(topic), qos)
             .await
-            .map_err(|error| BusError::Topic {
-                topic: topic.to_owned(),
-                reason: error.to_string(),
-            })?;
-        Ok(RawPublisher {
-            inner,
-            key,
-            _bus: self.clone(),
-        })
+            .map_err(|error| topic_error(topic, &error))
     }
 
     /// Subscribes; `on` runs on Zenoh's receiving thread, so it may only hand over. Wildcards of key expressions are allowed.
@@ -281,16 +182,47 @@ impl Bus {
             .declare_subscriber(self.key(topic))
             .callback(move |sample| {
                 if sample.kind() == SampleKind::Put {
-                    on(arrival(&sample));
+                    on(Arrival::of(&sample));
                 }
             })
             .await
-            .map_err(|error| BusError::Topic {
-                topic: topic.to_owned(),
-                reason: error.to_string(),
-            })?;
+            .map_err(|error| topic_error(topic, &error))?;
         Ok(Subscription {
-            _inner: inner,
+            _inner: Subscribed::Plain { _inner: inner },
+            _bus: self.clone(),
+        })
+    }
+
+    /// Subscribes and asks for the last `depth` messages of every publisher that keeps them (ROS 2: TRANSIENT_LOCAL), now and when one
+    /// comes later.
+    ///
+    /// # Errors
+    /// [`BusError::Topic`] when the topic is no valid key expression.
+    pub async fn subscribe_with_history(
+        &self,
+        topic: &str,
+        depth: u32,
+        on: impl Fn(Arrival) + Send + Sync + 'static,
+    ) -> Result<Subscription, BusError> {
+        let history = HistoryConfig::default()
+            .detect_late_publishers()
+            .max_samples(depth.max(1) as usize);
+        let inner = self
+            .session
+            .declare_subscriber(self.key(topic))
+            .callback(move |sample| {
+                if sample.kind() == SampleKind::Put {
+                    on(Arrival::of(&sample));
+                }
+            })
+            .history(history)
+            .recovery(RecoveryConfig::default().heartbeat())
+            .subscriber_detection()
+            .query_timeout(HISTORY_LIMIT)
+            .await
+            .map_err(|error| topic_error(topic, &error))?;
+        Ok(Subscription {
+            _inner: Subscribed::Advanced { _inner: inner },
             _bus: self.clone(),
         })
     }
@@ -302,7 +234,7 @@ impl Bus {
     pub async fn answer(
         &self,
         topic: &str,
-        answer: impl Fn() -> Option<(Vec<u8>, Encoding)> + Send + Sync + 'static,
+        answer: impl Fn() -> Option<(ZBytes, Encoding)> + Send + Sync + 'static,
     ) -> Result<Answering, BusError> {
         let key = self.key(topic);
         let reply_key = key.clone();
@@ -321,10 +253,7 @@ impl Bus {
                 }
             })
             .await
-            .map_err(|error| BusError::Topic {
-                topic: topic.to_owned(),
-                reason: error.to_string(),
-            })?;
+            .map_err(|error| topic_error(topic, &error))?;
         Ok(Answering {
             _inner: inner,
             _bus: self.clone(),
@@ -341,6 +270,14 @@ impl Bus {
     }
 }
 
+/// What Zenoh says of a topic that it does not take.
+pub(crate) fn topic_error(topic: &str, error: &zenoh::Error) -> BusError {
+    BusError::Topic {
+        topic: topic.to_owned(),
+        reason: error.to_string(),
+    }
+}
+
 /// Zenoh key of `topic` under `namespace`.
 pub fn key_of(namespace: &str, topic: &str) -> String {
     match topic.strip_prefix('/') {
@@ -351,142 +288,6 @@ pub fn key_of(namespace: &str, topic: &str) -> String {
             namespace.trim_matches('/'),
             topic.trim_end_matches('/')
         ),
-    }
-}
-
-/// A declared publisher of bytes; undeclared when dropped.
-pub struct RawPublisher {
-    inner: ZenohPublisher<'static>,
-    key: String,
-    _bus: Bus,
-}
-
-impl RawPublisher {
-    /// Publishes one payload with Zenoh's default encoding, as ROS 2 bridges expect CDR.
-    ///
-    /// # Errors
-    /// [`BusError::Put`] when the session is gone.
-    pub async fn put(&self, payload: Vec<u8>) -> Result<(), BusError> {
-        self.inner
-            .put(payload)
-            .await
-            .map_err(|error| BusError::Put {
-                key: self.key.clone(),
-                reason: error.to_string(),
-            })
-    }
-
-    /// Publishes one payload with an encoding of its own.
-    ///
-    /// # Errors
-    /// [`BusError::Put`] when the session is gone.
-    pub async fn put_as(&self, payload: Vec<u8>, encoding: Encoding) -> Result<(), BusError> {
-        self.inner
-            .put(payload)
-            .encoding(encoding)
-            .await
-            .map_err(|error| BusError::Put {
-                key: self.key.clone(),
-                reason: error.to_string(),
-            })
-    }
-
-    /// Whether anybody listens right now; unknown counts as yes.
-    pub async fn has_listeners(&self) -> bool {
-        self.inner
-            .matching_status()
-            .await
-            .map_or(true, |status| status.matching())
-    }
-
-    /// The Zenoh key it publishes on.
-    pub fn key(&self) -> &str {
-        &self.key
-    }
-}
-
-/// A declared subscription; undeclared when dropped.
-pub struct Subscription {
-    _inner: Subscriber<()>,
-    _bus: Bus,
-}
-
-/// A declared queryable; undeclared when dropped.
-pub struct Answering {
-    _inner: Queryable<()>,
-    _bus: Bus,
-}
-
-fn arrival(sample: &Sample) -> Arrival {
-    Arrival {
-        key: sample.key_expr().as_str().to_owned(),
-        payload: sample.payload().clone(),
-        encoding: sample.encoding().to_string(),
-        received: SystemTime::now(),
-        sent: sample
-            .timestamp()
-            .map(|stamp| stamp.get_time().to_system_time()),
-        publisher: sample
-            .timestamp()
-            .map(|stamp| u128::from_le_bytes(stamp.get_id().to_le_bytes())),
-    }
-}
-
-fn configuration(options: &BusOptions, listen: &[String]) -> Result<zenoh::Config, BusError> {
-    let mut config = match &options.config_file {
-        Some(path) => from_file(path)?,
-        None => zenoh::Config::default(),
-    };
-    let mut set = |key: &str, value: String| {
-        config
-            .insert_json5(key, &value)
-            .map_err(|error| BusError::Setting {
-                key: key.to_owned(),
-                value,
-                reason: error.to_string(),
-            })
-    };
-    if options.config_file.is_none() {
-        set("mode", format!("\"{}\"", options.mode.name()))?;
-        set("scouting/multicast/enabled", options.multicast.to_string())?;
-        set("listen/endpoints", format!("{listen:?}"))?;
-        // A peer goes on without a router; a client without one is an error at once rather than a silence.
-        let required = options.connect_required || options.mode == BusMode::Client;
-        set("connect/exit_on_failure", required.to_string())?;
-        let patience_ms = if required { CONNECT_LIMIT_MS } else { 0 };
-        set("connect/timeout_ms", patience_ms.to_string())?;
-        // Ages and publisher identities come from Zenoh's timestamps, which are off by default outside routers.
-        set("timestamping/enabled", "true".to_owned())?;
-    } else if !listen.is_empty() {
-        set("listen/endpoints", format!("{listen:?}"))?;
-    }
-    if !options.connect.is_empty() {
-        set("connect/endpoints", format!("{:?}", options.connect))?;
-    }
-    Ok(config)
-}
-
-fn from_file(path: &Path) -> Result<zenoh::Config, BusError> {
-    zenoh::Config::from_file(path).map_err(|error| BusError::Config {
-        path: path.to_owned(),
-        reason: error.to_string(),
-    })
-}
-
-/// Replaces port 0 of a TCP address by a port that is free now: Zenoh does not tell which loopback port it got, and children must know.
-fn with_free_port(address: &str) -> String {
-    let Some(host) = address
-        .strip_prefix("tcp/")
-        .and_then(|rest| rest.strip_suffix(":0"))
-    else {
-        return address.to_owned();
-    };
-    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .and_then(|listener| listener.local_addr())
-        .map(|local| local.port());
-    match port {
-        Ok(port) => format!("tcp/{host}:{port}"),
-        Err(_) => address.to_owned(),
     }
 }
 
