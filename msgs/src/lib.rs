@@ -7,7 +7,7 @@
 //!
 //! ```text
 //!             ┌─ codegen ─► generated structs ── Message::{decode, encode, from_json, to_json}
-//! msg/*.msg ──┤
+//! *.msg, *.srv ┤
 //!             └─ parse ─► Registry ── cdr_to_json, json_to_cdr, hash, enum names   (+ a user's folder at run time)
 //! payload ── sniff::classify ─► CDR | JSON | text
 //! ```
@@ -37,7 +37,7 @@ use serde_json::Value;
 
 pub use dynamic::{JsonError, JsonProblem};
 pub use generated::*;
-pub use message::{EncodeError, Excess, Message};
+pub use message::{EncodeError, Excess, Message, Service};
 pub use reader::{DecodeError, Problem};
 pub use registry::{Registry, RegistryError};
 pub use time::UuidError;

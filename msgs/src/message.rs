@@ -1,4 +1,4 @@
-//! A message type: the trait that nodes work with, and the macro that the generated modules are made of.
+//! A message type, and a service type: the traits that nodes work with, and the macros of the generated modules.
 //!
 //! The generated files list names, types, bounds and constants; this macro turns each entry into a struct with its
 //! constants, its bounded decoder and its [`Message`] implementation. So the generated text stays close to the
@@ -72,6 +72,18 @@ pub trait Message:
     fn stamp(&self) -> Option<Time> {
         None
     }
+}
+
+/// A service type known when the program was built. The implementing type has no values: it stands for the service.
+pub trait Service: Send + Sync + 'static {
+    /// Name on the wire, `std_srvs/srv/Trigger`.
+    const TYPE: &'static str;
+    /// Name in the registry: [`Service::TYPE`], with `@variant` after the package where two packages share a name.
+    const DEFINITION: &'static str = Self::TYPE;
+    /// What a client sends.
+    type Request: Message;
+    /// What a server answers.
+    type Response: Message;
 }
 
 fn write<M: Message>(message: &M) -> Result<Vec<u8>, EncodeError> {
@@ -225,4 +237,20 @@ macro_rules! messages {
     )*};
 }
 
-pub(crate) use messages;
+/// Services of one ROS package.
+macro_rules! services {
+    ($($name:ident: $type:literal $(as $definition:literal)?, $request:ident, $response:ident;)*) => {$(
+        #[doc = concat!("Service `", $type, "`")]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name {}
+
+        impl $crate::message::Service for $name {
+            const TYPE: &'static str = $type;
+            $(const DEFINITION: &'static str = $definition;)?
+            type Request = $request;
+            type Response = $response;
+        }
+    )*};
+}
+
+pub(crate) use {messages, services};

@@ -6,7 +6,8 @@
 //! is found first (see [`Registry::variants`]).
 //!
 //! ```text
-//! msg/<package>[@variant]/msg/<Name>.msg ── parse ──► Definition ── link ──► Type { fields → types, least bytes, names of values }
+//! msg/<package>[@variant]/msg/<Name>.msg ── parse ──► Definition ──────── link ──► Type { fields → types, least bytes, names of values }
+//! msg/<package>[@variant]/srv/<Name>.srv ── parse ──► three Definitions ─ link ──► three Types and a Service
 //! ```
 
 use std::collections::BTreeMap;
@@ -16,16 +17,23 @@ use std::sync::{Arc, LazyLock};
 use thiserror::Error;
 
 use crate::definition::{
-    Base, Constant, Count, Definition, DefinitionError, Literal, Values, parse,
+    Base, Constant, Count, Definition, DefinitionError, Field, Interface, Literal,
+    ServiceDefinition, Values, parse, parse_service,
 };
-use crate::generated::definitions::DEFINITIONS;
+use crate::generated::definitions::{DEFINITIONS, SERVICES};
 use crate::limits::{MAX_DEFINITION_BYTES, MAX_DEFINITIONS, MAX_DEPTH, MAX_MESSAGE_BYTES};
 use crate::names;
+
+mod service;
+
+pub use service::Service;
 
 /// Known definitions.
 #[derive(Clone, Debug, Default)]
 pub struct Registry {
     definitions: BTreeMap<String, Arc<Definition>>,
+    service_definitions: BTreeMap<String, Arc<ServiceDefinition>>,
+    services: Vec<Service>,
     types: Vec<Type>,
     by_id: BTreeMap<String, usize>,
     by_name: BTreeMap<String, Vec<usize>>,
@@ -62,10 +70,10 @@ pub enum RegistryError {
     #[error(transparent)]
     Definition(#[from] DefinitionError),
     /// A field of a type that nobody defined.
-    #[error("{id}.{field}: no definition of `{wanted}`{hint}")]
+    #[error("{place}no definition of `{wanted}`, the type of `{field}`{hint}")]
     Missing {
-        /// Which message.
-        id: String,
+        /// File, line and column, as `package/msg/Name.msg:1:2: `.
+        place: String,
         /// Which field.
         field: String,
         /// The type it names.
@@ -112,7 +120,7 @@ pub enum RegistryError {
         source: std::io::Error,
     },
     /// A folder without definitions.
-    #[error("{path}: no .msg files; expected {path}/<package>/msg/<Name>.msg", path = path.display())]
+    #[error("{path}: no .msg or .srv files; expected {path}/<package>/msg/<Name>.msg or {path}/<package>/srv/<Name>.srv", path = path.display())]
     NothingThere {
         /// Which folder.
         path: PathBuf,
@@ -130,6 +138,11 @@ impl Registry {
                     registry.insert(definition);
                 }
             }
+            for &(folder, name, text) in SERVICES {
+                if let Ok(service) = parse_service(folder, name, text) {
+                    registry.insert_service(service);
+                }
+            }
             let linked = registry.link();
             debug_assert!(linked.is_ok(), "{linked:?}");
             registry
@@ -137,8 +150,8 @@ impl Registry {
         &BUILTIN
     }
 
-    /// Adds the definitions of a folder that holds `<package>/msg/<Name>.msg`; says how many. A definition that is
-    /// already known is replaced. Nothing changes if there is an error.
+    /// Adds the definitions of a folder that holds `<package>/msg/<Name>.msg` and `<package>/srv/<Name>.srv`; says how
+    /// many files. A definition that is already known is replaced. Nothing changes if there is an error.
     ///
     /// # Errors
     /// A [`RegistryError`]: with line and column for a mistake in a file.
@@ -146,26 +159,13 @@ impl Registry {
         let mut next = self.clone();
         let mut count = 0;
         for package in list(folder)? {
-            let package_path = folder.join(&package).join("msg");
-            if !package_path.is_dir() {
-                continue;
-            }
-            for file in list(&package_path)? {
-                let Some(name) = file.strip_suffix(".msg") else {
-                    continue;
-                };
-                count += 1;
-                if count > MAX_DEFINITIONS {
-                    return Err(RegistryError::TooMuch {
-                        id: folder.display().to_string(),
-                        what: "definitions",
-                        expected: MAX_DEFINITIONS,
-                        found: count,
-                    });
+            for interface in [Interface::Message, Interface::Service] {
+                let files = folder.join(&package).join(interface.folder());
+                if files.is_dir() {
+                    count += next.load_files(&package, interface, &files)?;
                 }
-                let text = read(&package_path.join(&file))?;
-                next.insert(parse(&package, name, &text)?);
             }
+            limit(&folder.display(), count)?;
         }
         if count == 0 {
             let path = folder.to_owned();
@@ -173,6 +173,29 @@ impl Registry {
         }
         next.link()?;
         *self = next;
+        Ok(count)
+    }
+
+    fn load_files(
+        &mut self,
+        package: &str,
+        interface: Interface,
+        files: &Path,
+    ) -> Result<usize, RegistryError> {
+        let extension = format!(".{}", interface.folder());
+        let mut count = 0;
+        for file in list(files)? {
+            let Some(name) = file.strip_suffix(&extension) else {
+                continue;
+            };
+            count += 1;
+            limit(&files.display(), count)?;
+            let text = read(&files.join(&file))?;
+            match interface {
+                Interface::Message => self.insert(parse(package, name, &text)?),
+                Interface::Service => self.insert_service(parse_service(package, name, &text)?),
+            }
+        }
         Ok(count)
     }
 
@@ -269,14 +292,7 @@ impl Registry {
     /// Resolves all references, types before those that contain them.
     fn link(&mut self) -> Result<(), RegistryError> {
         let ids: Vec<String> = self.definitions.keys().cloned().collect();
-        if ids.len() > MAX_DEFINITIONS {
-            return Err(RegistryError::TooMuch {
-                id: "registry".to_owned(),
-                what: "definitions",
-                expected: MAX_DEFINITIONS,
-                found: ids.len(),
-            });
-        }
+        limit(&"registry", ids.len())?;
         self.types.clear();
         self.by_id.clear();
         self.by_name.clear();
@@ -292,6 +308,7 @@ impl Registry {
         for sharing in self.by_name.values_mut() {
             sharing.sort_by(|&a, &b| self.types[a].id.len().cmp(&self.types[b].id.len()));
         }
+        self.link_services();
         Ok(())
     }
 
@@ -323,7 +340,7 @@ impl Registry {
                 Base::Scalar(scalar) => scalar.bytes(),
                 Base::Text(_) => 4,
                 Base::Message(wanted) => {
-                    let inner = self.resolve(&definition, &field.name, wanted)?;
+                    let inner = self.resolve(&definition, field, wanted)?;
                     let index = self.link_one(&inner, way)?;
                     link.message = Some(index);
                     self.types[index].min_bytes
@@ -361,7 +378,7 @@ impl Registry {
     fn resolve(
         &self,
         from: &Definition,
-        field: &str,
+        field: &Field,
         wanted: &str,
     ) -> Result<String, RegistryError> {
         if let (Some(variant), Some((package, rest))) = (&from.variant, wanted.split_once('/')) {
@@ -375,8 +392,13 @@ impl Registry {
         }
         let known = self.definitions.keys().map(String::as_str);
         Err(RegistryError::Missing {
-            id: from.id(),
-            field: field.to_owned(),
+            place: format!(
+                "{}:{}:{}: ",
+                from.file(),
+                field.place.line,
+                field.place.column
+            ),
+            field: field.name.clone(),
             wanted: wanted.to_owned(),
             hint: names::closest(wanted, known)
                 .map(|name| format!(": did you mean `{name}`?"))
@@ -435,6 +457,19 @@ fn value_names(constants: &[Constant]) -> Vec<(String, i64)> {
         names.insert(0, ("UNKNOWN".to_owned(), 0));
     }
     names
+}
+
+/// Checks a number of definitions.
+fn limit(id: &dyn std::fmt::Display, found: usize) -> Result<(), RegistryError> {
+    if found > MAX_DEFINITIONS {
+        return Err(RegistryError::TooMuch {
+            id: id.to_string(),
+            what: "definitions",
+            expected: MAX_DEFINITIONS,
+            found,
+        });
+    }
+    Ok(())
 }
 
 /// Names of a folder's entries, sorted; entries that are not UTF-8 cannot be ROS names.

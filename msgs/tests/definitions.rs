@@ -4,7 +4,7 @@
 
 use std::fs;
 
-use llmasos_msgs::definition::{Count, Definition, Literal, Values, parse};
+use llmasos_msgs::definition::{Count, Definition, Literal, Values, parse, parse_service};
 use llmasos_msgs::limits::{MAX_DEFINITION_BYTES, MAX_DEPTH, MAX_FIELDS};
 use llmasos_msgs::{Registry, RegistryError};
 use serde_json::json;
@@ -183,6 +183,89 @@ fn mistakes_have_line_and_column() {
 }
 
 #[test]
+fn a_service_is_three_messages() {
+    let text = "# What is asked.\nstring<=9 text\n---  \r\nuint8 OK=0\nuint8 code\nOwn[] own\n";
+    let service = parse_service("my_msgs@fork", "Find", text).unwrap();
+    assert_eq!(service.id(), "my_msgs@fork/srv/Find");
+    assert_eq!(service.request.type_name(), "my_msgs/srv/Find_Request");
+    assert_eq!(service.request.file(), "my_msgs@fork/srv/Find.srv");
+    assert_eq!(service.request.comment, "What is asked.");
+    let response = &service.response;
+    assert_eq!(response.id(), "my_msgs@fork/srv/Find_Response");
+    assert_eq!(response.constants[0].name, "OK");
+    assert_eq!(
+        (
+            response.fields[1].place.line,
+            response.fields[1].place.column
+        ),
+        (6, 1)
+    );
+    assert_eq!(response.fields[1].kind.to_string(), "my_msgs/Own[]");
+    let event: Vec<String> = service
+        .event
+        .fields
+        .iter()
+        .map(|f| format!("{} {}", f.kind, f.name))
+        .collect();
+    assert_eq!(
+        event,
+        [
+            "service_msgs/ServiceEventInfo info",
+            "my_msgs/srv/Find_Request[<=1] request",
+            "my_msgs/srv/Find_Response[<=1] response",
+        ]
+    );
+    let empty = parse_service("my_msgs", "Ping", "---").unwrap();
+    assert!(empty.request.is_empty() && empty.response.is_empty());
+}
+
+#[test]
+fn mistakes_in_services_have_line_and_column() {
+    const CASES: &[(&str, &str, &str)] = &[
+        (
+            "no divider",
+            "uint8 a\n",
+            "2:1: expected a line `---` between request and response, found the end of the file",
+        ),
+        (
+            "an action",
+            "int32 order\n---\nint32 sum\n---\nint32 part\n",
+            "4:1: expected one line `---`, found a second one; the first is on line 2",
+        ),
+        (
+            "in the request",
+            "uint8 a\n uint9 b\n---\n",
+            "2:2: `uint9` is not a type: did you mean `uint8`?",
+        ),
+        (
+            "in the response, counted from the start of the file",
+            "uint8 a\n\n---\nbool ok\nbool ok\n",
+            "5:6: `ok` is declared twice, first on line 4",
+        ),
+        (
+            "the same name on both sides is no mistake, a wrong one is",
+            "bool ok\n---\nbool ok\nbool OK\n",
+            "4:6: `OK` is not a field name",
+        ),
+        (
+            "indented, which ROS 2 does not take for the divider either",
+            " ---\n",
+            "2:1: expected a line `---`",
+        ),
+    ];
+    for (why, text, expected) in CASES {
+        let result = parse_service("my_msgs", "Name", text);
+        let error = result.expect_err(why).to_string();
+        let expected = format!("my_msgs/srv/Name.srv:{expected}");
+        assert!(error.starts_with(&expected), "{why}: {error}");
+    }
+    let error = parse_service("my_msgs", "name", "---").unwrap_err();
+    assert!(error.to_string().contains("`name` is not a service name"));
+    let long = "#".repeat(MAX_DEFINITION_BYTES + 1);
+    assert!(parse_service("my_msgs", "Name", &long).is_err());
+}
+
+#[test]
 fn a_folder_adds_types_at_run_time() {
     let folder = tempfile::tempdir().unwrap();
     let write = |path: &str, text: &str| {
@@ -233,6 +316,37 @@ fn a_folder_adds_types_at_run_time() {
     );
     assert!(Registry::builtin().find("my_msgs/Report").is_none());
 
+    write(
+        "my_srvs/srv/Find.srv",
+        "my_msgs/Report like\n---\nmy_msgs/Report[] found\n",
+    );
+    assert_eq!(registry.load_folder(folder.path()).unwrap(), 3);
+    let service = registry.find_service("my_srvs::srv::dds_::Find_").unwrap();
+    assert_eq!(
+        registry.response(service).unwrap().name,
+        "my_srvs/srv/Find_Response"
+    );
+    let json = json!({"found": [{"state_name": "ON"}]});
+    let cdr = registry
+        .json_to_cdr("my_srvs/srv/Find_Response", &json)
+        .unwrap();
+    let again = registry
+        .cdr_to_json("my_srvs/srv/Find_Response", &cdr)
+        .unwrap();
+    assert_eq!(again["found"][0]["state"], 1);
+    assert!(Registry::builtin().find_service("my_srvs/Find").is_none());
+    assert_eq!(
+        registry.service_suggestion("my_srvs/Fnd"),
+        ": did you mean `my_srvs/srv/Find`?"
+    );
+    write("my_srvs/srv/Find.srv", "---\n  Report r\n");
+    let error = registry.load_folder(folder.path()).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "my_srvs/srv/Find.srv:2:3: no definition of `my_srvs/msg/Report`, the type of `r`: did you mean `my_msgs/msg/Report`?"
+    );
+    write("my_srvs/srv/Find.srv", "---\n");
+
     write("my_msgs/msg/Wrong.msg", "uint8 a\nuint9 b\n");
     let error = registry.load_folder(folder.path()).unwrap_err().to_string();
     assert!(
@@ -276,7 +390,7 @@ fn definitions_that_do_not_fit_together() {
     let error = add(vec![definition("A", "std_msgs/Heder h")]);
     assert_eq!(
         error,
-        "my_msgs/msg/A.h: no definition of `std_msgs/msg/Heder`: did you mean `std_msgs/msg/Header`?"
+        "my_msgs/msg/A.msg:1:1: no definition of `std_msgs/msg/Heder`, the type of `h`: did you mean `std_msgs/msg/Header`?"
     );
     let error = add(vec![definition("A", "B b"), definition("B", "A[] a")]);
     assert_eq!(

@@ -302,11 +302,15 @@ proptest! {
             prop_assert!(error.line >= 1 && error.column >= 1);
         }
         let _ = llmasos_msgs::definition::parse("pkg", "Name", &text.replace('\n', "é"));
+        if let Err(error) = llmasos_msgs::definition::parse_service("pkg", "Name", &text.replacen('\n', "\n---\n", 1)) {
+            prop_assert!(error.line >= 1 && error.column >= 1);
+        }
     }
 
     #[test]
     fn random_names_never_panic(name in ".{0,40}") {
         let _ = llmasos_msgs::names::ros_type(&name);
+        let _ = llmasos_msgs::names::ros_service(&name);
         let _ = llmasos_msgs::names::check_topic(&name);
         let _ = llmasos_msgs::names::check_key_expression(&name);
         let _ = llmasos_msgs::names::topic_to_key(&name, &name);

@@ -179,9 +179,13 @@ macro_rules! every_type {
         $check::<llmasos_msgs::geometry_msgs::VelocityStamped>($($argument),*);
         $check::<llmasos_msgs::geometry_msgs::Wrench>($($argument),*);
         $check::<llmasos_msgs::geometry_msgs::WrenchStamped>($($argument),*);
+        $check::<llmasos_msgs::llmasos_msgs::AskRequest>($($argument),*);
+        $check::<llmasos_msgs::llmasos_msgs::AskResponse>($($argument),*);
         $check::<llmasos_msgs::llmasos_msgs::GateVerdict>($($argument),*);
         $check::<llmasos_msgs::llmasos_msgs::PerceptionSummary>($($argument),*);
         $check::<llmasos_msgs::llmasos_msgs::PlannerAdvice>($($argument),*);
+        $check::<llmasos_msgs::llmasos_msgs::SayRequest>($($argument),*);
+        $check::<llmasos_msgs::llmasos_msgs::SayResponse>($($argument),*);
         $check::<llmasos_msgs::llmasos_msgs::SceneObject>($($argument),*);
         $check::<llmasos_msgs::llmasos_msgs::SpeechCommand>($($argument),*);
         $check::<llmasos_msgs::nav_msgs::GridCells>($($argument),*);
@@ -220,6 +224,7 @@ macro_rules! every_type {
         $check::<llmasos_msgs::sensor_msgs::RelativeHumidity>($($argument),*);
         $check::<llmasos_msgs::sensor_msgs::Temperature>($($argument),*);
         $check::<llmasos_msgs::sensor_msgs::TimeReference>($($argument),*);
+        $check::<llmasos_msgs::service_msgs::ServiceEventInfo>($($argument),*);
         $check::<llmasos_msgs::shape_msgs::SolidPrimitive>($($argument),*);
         $check::<llmasos_msgs::std_msgs::Bool>($($argument),*);
         $check::<llmasos_msgs::std_msgs::Byte>($($argument),*);
@@ -251,6 +256,12 @@ macro_rules! every_type {
         $check::<llmasos_msgs::std_msgs::UInt64MultiArray>($($argument),*);
         $check::<llmasos_msgs::std_msgs::UInt8>($($argument),*);
         $check::<llmasos_msgs::std_msgs::UInt8MultiArray>($($argument),*);
+        $check::<llmasos_msgs::std_srvs::EmptyRequest>($($argument),*);
+        $check::<llmasos_msgs::std_srvs::EmptyResponse>($($argument),*);
+        $check::<llmasos_msgs::std_srvs::SetBoolRequest>($($argument),*);
+        $check::<llmasos_msgs::std_srvs::SetBoolResponse>($($argument),*);
+        $check::<llmasos_msgs::std_srvs::TriggerRequest>($($argument),*);
+        $check::<llmasos_msgs::std_srvs::TriggerResponse>($($argument),*);
         $check::<llmasos_msgs::tf2_msgs::TFMessage>($($argument),*);
         $check::<llmasos_msgs::unique_identifier_msgs::UUID>($($argument),*);
         $check::<llmasos_msgs::vision_msgs::BoundingBox2D>($($argument),*);
