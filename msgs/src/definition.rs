@@ -19,6 +19,7 @@ use std::fmt;
 mod parse;
 mod service;
 
+pub(crate) use parse::text_of;
 pub use parse::{DefinitionError, Mistake, parse};
 pub use service::{ServiceDefinition, parse_service};
 
@@ -130,17 +131,28 @@ pub struct Field {
     pub comment: String,
     /// Names of its values.
     pub values: Values,
-    /// Where it stands in the file; 0:0 for a field that no file declares.
+    /// Where it stands in the file; 1:1 for a field that no file declares.
     pub place: Place,
 }
 
 /// A place in a file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     /// Line, from 1.
     pub line: usize,
     /// Column in characters, from 1.
     pub column: usize,
+}
+
+impl Place {
+    /// The beginning of the file.
+    pub const START: Self = Self { line: 1, column: 1 };
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.line, self.column)
+    }
 }
 
 /// Where the names of an integer field's values stand.

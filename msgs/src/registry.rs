@@ -17,8 +17,8 @@ use std::sync::{Arc, LazyLock};
 use thiserror::Error;
 
 use crate::definition::{
-    Base, Constant, Count, Definition, DefinitionError, Field, Interface, Literal,
-    ServiceDefinition, Values, parse, parse_service,
+    Base, Constant, Count, Definition, DefinitionError, Field, Interface, Literal, Place,
+    ServiceDefinition, Values, parse, parse_service, text_of,
 };
 use crate::generated::definitions::{DEFINITIONS, SERVICES};
 use crate::limits::{MAX_DEFINITION_BYTES, MAX_DEFINITIONS, MAX_DEPTH, MAX_MESSAGE_BYTES};
@@ -70,10 +70,12 @@ pub enum RegistryError {
     #[error(transparent)]
     Definition(#[from] DefinitionError),
     /// A field of a type that nobody defined.
-    #[error("{place}no definition of `{wanted}`, the type of `{field}`{hint}")]
+    #[error("{file}:{place}: no definition of `{wanted}`, the type of `{field}`{hint}")]
     Missing {
-        /// File, line and column, as `package/msg/Name.msg:1:2: `.
-        place: String,
+        /// Which file.
+        file: String,
+        /// Where in it.
+        place: Place,
         /// Which field.
         field: String,
         /// The type it names.
@@ -82,32 +84,50 @@ pub enum RegistryError {
         hint: String,
     },
     /// `@enum` names a field without named values.
-    #[error("{id}.{field}: `@enum` refers to `{wanted}`, which has no named values")]
+    #[error("{file}:{place}: `@enum` of `{field}` refers to `{wanted}`, which has no named values")]
     NoNames {
-        /// Which message.
-        id: String,
+        /// Which file.
+        file: String,
+        /// Where in it.
+        place: Place,
         /// Which field.
         field: String,
         /// What the annotation says.
         wanted: String,
     },
     /// A message that contains itself.
-    #[error("{id} contains itself: {through}")]
+    #[error("{file}:{place}: `{field}` makes a message contain itself: {through}")]
     Recursive {
-        /// Which message.
-        id: String,
+        /// Which file.
+        file: String,
+        /// Where in it.
+        place: Place,
+        /// Which field closes the circle.
+        field: String,
         /// The way round.
         through: String,
     },
-    /// Too deep, too many or too big.
-    #[error("{id}: {found} {what}, expected at most {expected}")]
+    /// Too deep or too big.
+    #[error("{file}:{place}: `{field}` makes {found} {what}, expected at most {expected}")]
     TooMuch {
-        /// Which message or folder.
-        id: String,
-        /// Levels, bytes, definitions.
+        /// Which file.
+        file: String,
+        /// Where in it.
+        place: Place,
+        /// Which field.
+        field: String,
+        /// Levels or bytes.
         what: &'static str,
         /// The limit.
         expected: usize,
+        /// The number there.
+        found: usize,
+    },
+    /// More definitions than [`MAX_DEFINITIONS`].
+    #[error("{folder}: {found} definitions, expected at most {MAX_DEFINITIONS}")]
+    TooMany {
+        /// Which folder.
+        folder: String,
         /// The number there.
         found: usize,
     },
@@ -190,10 +210,11 @@ impl Registry {
             };
             count += 1;
             limit(&files.display(), count)?;
-            let text = read(&files.join(&file))?;
+            let bytes = read(&files.join(&file))?;
+            let text = text_of(package, interface, name, &bytes)?;
             match interface {
-                Interface::Message => self.insert(parse(package, name, &text)?),
-                Interface::Service => self.insert_service(parse_service(package, name, &text)?),
+                Interface::Message => self.insert(parse(package, name, text)?),
+                Interface::Service => self.insert_service(parse_service(package, name, text)?),
             }
         }
         Ok(count)
@@ -317,19 +338,6 @@ impl Registry {
         if let Some(&index) = self.by_id.get(id) {
             return Ok(index);
         }
-        if way.iter().any(|passed| passed == id) {
-            let through = way.join(" > ");
-            let id = id.to_owned();
-            return Err(RegistryError::Recursive { id, through });
-        }
-        if way.len() >= MAX_DEPTH {
-            return Err(RegistryError::TooMuch {
-                id: id.to_owned(),
-                what: "levels of messages",
-                expected: MAX_DEPTH,
-                found: way.len() + 1,
-            });
-        }
         way.push(id.to_owned());
         let definition = Arc::clone(&self.definitions[id]);
         let mut links = Vec::with_capacity(definition.fields.len());
@@ -341,6 +349,7 @@ impl Registry {
                 Base::Text(_) => 4,
                 Base::Message(wanted) => {
                     let inner = self.resolve(&definition, field, wanted)?;
+                    check_way(&definition, field, &inner, way)?;
                     let index = self.link_one(&inner, way)?;
                     link.message = Some(index);
                     self.types[index].min_bytes
@@ -351,17 +360,19 @@ impl Registry {
                 Count::Array(count) => element.saturating_mul(count),
                 Count::Bounded(_) | Count::Unbounded => 4,
             });
+            if min_bytes > MAX_MESSAGE_BYTES {
+                return Err(RegistryError::TooMuch {
+                    file: definition.file(),
+                    place: field.place,
+                    field: field.name.clone(),
+                    what: "bytes at least",
+                    expected: MAX_MESSAGE_BYTES,
+                    found: min_bytes,
+                });
+            }
             links.push(link);
         }
         way.pop();
-        if min_bytes > MAX_MESSAGE_BYTES {
-            return Err(RegistryError::TooMuch {
-                id: id.to_owned(),
-                what: "bytes at least",
-                expected: MAX_MESSAGE_BYTES,
-                found: min_bytes,
-            });
-        }
         let index = self.types.len();
         self.types.push(Type {
             id: id.to_owned(),
@@ -392,12 +403,8 @@ impl Registry {
         }
         let known = self.definitions.keys().map(String::as_str);
         Err(RegistryError::Missing {
-            place: format!(
-                "{}:{}:{}: ",
-                from.file(),
-                field.place.line,
-                field.place.column
-            ),
+            file: from.file(),
+            place: field.place,
             field: field.name.clone(),
             wanted: wanted.to_owned(),
             hint: names::closest(wanted, known)
@@ -420,7 +427,8 @@ impl Registry {
                     let wanted = format!("{type_name}.{of}");
                     self.values_of(type_name, of)
                         .ok_or_else(|| RegistryError::NoNames {
-                            id: definition.id(),
+                            file: definition.file(),
+                            place: field.place,
                             field: field.name.clone(),
                             wanted,
                         })?
@@ -459,15 +467,40 @@ fn value_names(constants: &[Constant]) -> Vec<(String, i64)> {
     names
 }
 
-/// Checks a number of definitions.
-fn limit(id: &dyn std::fmt::Display, found: usize) -> Result<(), RegistryError> {
-    if found > MAX_DEFINITIONS {
-        return Err(RegistryError::TooMuch {
-            id: id.to_string(),
-            what: "definitions",
-            expected: MAX_DEFINITIONS,
-            found,
+/// Checks a step from a message to one of its fields; `way` is how the message was reached, itself included.
+fn check_way(
+    from: &Definition,
+    field: &Field,
+    inner: &str,
+    way: &[String],
+) -> Result<(), RegistryError> {
+    let (file, place, field) = (from.file(), field.place, field.name.clone());
+    if let Some(start) = way.iter().position(|passed| passed == inner) {
+        return Err(RegistryError::Recursive {
+            file,
+            place,
+            field,
+            through: format!("{} > {inner}", way[start..].join(" > ")),
         });
+    }
+    if way.len() >= MAX_DEPTH {
+        return Err(RegistryError::TooMuch {
+            file,
+            place,
+            field,
+            what: "levels of messages",
+            expected: MAX_DEPTH,
+            found: way.len() + 1,
+        });
+    }
+    Ok(())
+}
+
+/// Checks a number of definitions.
+fn limit(folder: &dyn std::fmt::Display, found: usize) -> Result<(), RegistryError> {
+    if found > MAX_DEFINITIONS {
+        let folder = folder.to_string();
+        return Err(RegistryError::TooMany { folder, found });
     }
     Ok(())
 }
@@ -489,17 +522,17 @@ fn list(folder: &Path) -> Result<Vec<String>, RegistryError> {
 }
 
 /// Reads a definition file, not more than its limit.
-fn read(path: &Path) -> Result<String, RegistryError> {
+fn read(path: &Path) -> Result<Vec<u8>, RegistryError> {
     use std::io::Read as _;
     let io = |source| RegistryError::Io {
         path: path.to_owned(),
         source,
     };
     let file = std::fs::File::open(path).map_err(io)?;
-    let mut text = String::new();
+    let mut bytes = Vec::new();
     // One byte more than allowed, so that the parser sees that it is too long and says so.
     file.take(MAX_DEFINITION_BYTES as u64 + 1)
-        .read_to_string(&mut text)
+        .read_to_end(&mut bytes)
         .map_err(io)?;
-    Ok(text)
+    Ok(bytes)
 }

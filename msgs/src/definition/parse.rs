@@ -38,6 +38,12 @@ pub enum Mistake {
         /// Bytes of the file.
         found: usize,
     },
+    /// Bytes that are not text.
+    #[error("expected UTF-8, found the byte {found:02x}")]
+    Utf8 {
+        /// The first wrong byte.
+        found: u8,
+    },
     /// Too many fields or constants.
     #[error("more than {limit} {what}")]
     TooMany {
@@ -182,6 +188,27 @@ pub(super) fn located(
     }
 }
 
+/// The text of a file.
+///
+/// # Errors
+/// A [`DefinitionError`] with line and column of the first byte that is not UTF-8.
+pub(crate) fn text_of<'b>(
+    folder: &str,
+    interface: Interface,
+    name: &str,
+    bytes: &'b [u8],
+) -> Result<&'b str, DefinitionError> {
+    std::str::from_utf8(bytes).map_err(|error| {
+        let (before, after) = bytes.split_at(error.valid_up_to());
+        let found = after.first().copied().unwrap_or(0);
+        let before = String::from_utf8_lossy(before);
+        let last = before.rsplit('\n').next().unwrap_or("");
+        let line = before.matches('\n').count() + 1;
+        let failure = (line, last.chars().count() + 1, Mistake::Utf8 { found });
+        located(folder, interface, name, failure)
+    })
+}
+
 /// Line, column, mistake.
 pub(super) type Failure = (usize, usize, Mistake);
 
@@ -258,7 +285,7 @@ impl Parser {
                 default: None,
                 comment: String::new(),
                 values: Values::Unnamed,
-                place: Place::default(),
+                place: Place::START,
             });
         }
         Ok(())

@@ -156,6 +156,6 @@ fn field(name: &str, message: &str, count: Count) -> Field {
         default: None,
         comment: String::new(),
         values: Values::Unnamed,
-        place: Place::default(),
+        place: Place::START,
     }
 }
