@@ -242,7 +242,7 @@ impl Registry {
             .insert(definition.id(), Arc::new(definition));
     }
 
-    /// All types, sorted by id.
+    /// All types, each after those it contains.
     pub fn types(&self) -> impl Iterator<Item = &Type> {
         self.types.iter()
     }

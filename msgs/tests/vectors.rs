@@ -89,6 +89,11 @@ fn check_vector<M: Message>() {
     assert!(same(plain, &json), "{id}: {plain} {json}");
     assert_eq!(message.encode().unwrap(), cdr, "{id}");
     assert_eq!(
+        cdr::serialize::<_, _, cdr::CdrLe>(&message, cdr::Infinite).unwrap(),
+        cdr,
+        "{id}: the crate cdr"
+    );
+    assert_eq!(
         M::from_json(plain).unwrap(),
         message,
         "{id}: the values of the vector are JSON, too"
