@@ -1,8 +1,8 @@
-//! A message definition: what a `.msg` file says, as data.
+//! A message definition: what a `.msg` file, or one part of a `.srv` file, says, as data.
 //!
 //! Everything the crate knows about a type follows from its definition: the generated Rust structs, the type hash,
-//! the dynamic decoder and the JSON form. [`parse`] reads the text; [`crate::registry::Registry`] resolves the types
-//! that fields refer to.
+//! the dynamic decoder and the JSON form. [`parse`] reads a `.msg` text, [`parse_service`] a `.srv` text, which makes three
+//! messages; [`crate::registry::Registry`] resolves the types that fields refer to.
 //!
 //! ```text
 //! # comment                            full line, or after a field: documents it
@@ -17,17 +17,42 @@
 use std::fmt;
 
 mod parse;
+mod service;
 
+pub(crate) use parse::text_of;
 pub use parse::{DefinitionError, Mistake, parse};
+pub use service::{ServiceDefinition, parse_service};
 
-/// What a `.msg` file says.
+/// Where a message is defined, which is part of its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interface {
+    /// In a file of its own, `msg/Name.msg`.
+    Message,
+    /// As the request, the response or the event of `srv/Name.srv`.
+    Service,
+}
+
+impl Interface {
+    /// The folder of such files, which is also the middle of the type name, and their extension: `msg` or `srv`.
+    #[must_use]
+    pub fn folder(self) -> &'static str {
+        match self {
+            Self::Message => "msg",
+            Self::Service => "srv",
+        }
+    }
+}
+
+/// What a `.msg` file says, or one part of a `.srv` file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Definition {
     /// ROS package, `std_msgs`.
     pub package: String,
     /// Which of several packages with the same name; `None` for the usual one.
     pub variant: Option<String>,
-    /// Message name, `Header`.
+    /// Where it is defined.
+    pub interface: Interface,
+    /// Message name, `Header` or `Trigger_Request`.
     pub name: String,
     /// Fields in wire order. Never empty: see [`Definition::is_empty`].
     pub fields: Vec<Field>,
@@ -43,16 +68,38 @@ pub struct Definition {
 pub const EMPTY_MEMBER: &str = "structure_needs_at_least_one_member";
 
 impl Definition {
-    /// Name on the wire, `std_msgs/msg/Header`.
+    /// Name on the wire, `std_msgs/msg/Header` or `std_srvs/srv/Trigger_Request`.
     #[must_use]
     pub fn type_name(&self) -> String {
-        format!("{}/msg/{}", self.package, self.name)
+        format!("{}/{}/{}", self.package, self.interface.folder(), self.name)
     }
 
     /// Name in a registry: the type name, with `@variant` after the package where there is one.
     #[must_use]
     pub fn id(&self) -> String {
-        format!("{}/msg/{}", self.folder(), self.name)
+        format!(
+            "{}/{}/{}",
+            self.folder(),
+            self.interface.folder(),
+            self.name
+        )
+    }
+
+    /// The file it stands in, `std_msgs/msg/Header.msg` or `std_srvs/srv/Trigger.srv`.
+    #[must_use]
+    pub fn file(&self) -> String {
+        let kind = self.interface.folder();
+        let name = match self.interface {
+            Interface::Message => self.name.as_str(),
+            Interface::Service => self.name.split('_').next().unwrap_or(""),
+        };
+        format!("{}/{kind}/{name}.{kind}", self.folder())
+    }
+
+    /// True for the event of a service, which no file declares and for which there is no Rust struct.
+    #[must_use]
+    pub fn is_event(&self) -> bool {
+        self.interface == Interface::Service && self.name.ends_with("_Event")
     }
 
     /// Folder of the package, `std_msgs` or `audio_common_msgs@ros-drivers`.
@@ -84,6 +131,28 @@ pub struct Field {
     pub comment: String,
     /// Names of its values.
     pub values: Values,
+    /// Where it stands in the file; 1:1 for a field that no file declares.
+    pub place: Place,
+}
+
+/// A place in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Line, from 1.
+    pub line: usize,
+    /// Column in characters, from 1.
+    pub column: usize,
+}
+
+impl Place {
+    /// The beginning of the file.
+    pub const START: Self = Self { line: 1, column: 1 };
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.line, self.column)
+    }
 }
 
 /// Where the names of an integer field's values stand.

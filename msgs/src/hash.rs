@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use sha2::{Digest, Sha256};
 
 use crate::definition::{Base, Count, Kind, Scalar};
-use crate::message::Message;
+use crate::message::{Message, Service};
 use crate::registry::{Registry, Type};
 
 /// What rmw_zenoh writes for ROS 2 Humble, which has no hashes.
@@ -19,6 +19,14 @@ pub const NOT_SUPPORTED: &str = "TypeHashNotSupported";
 #[must_use]
 pub fn of<M: Message>() -> String {
     Registry::builtin().hash(M::DEFINITION).unwrap_or_default()
+}
+
+/// The hash of a generated service, `RIHS01_` and 64 hexadecimal digits.
+#[must_use]
+pub fn of_service<S: Service>() -> String {
+    Registry::builtin()
+        .service_hash(S::DEFINITION)
+        .unwrap_or_default()
 }
 
 impl Registry {

@@ -2,12 +2,13 @@
 //!
 //! Everything follows from the definitions in `msg/`: the structs below (one module a ROS package, generated and
 //! committed), the type hashes, and the dynamic path that needs only a type's name. Bytes that arrive are somebody
-//! else's, so they are read by a decoder of our own with a bound on every length; bytes that leave go through serde
-//! and the crate `cdr`. There is no Zenoh, no clock and no model in here.
+//! else's, so they are read by a decoder of our own with a bound on every length; bytes that leave are one allocation of
+//! the right size. A picture is one copy each way, or none when it is read in place ([`InPlace`]). There is no Zenoh, no
+//! clock and no model in here.
 //!
 //! ```text
-//!             ┌─ codegen ─► generated structs ── Message::{decode, encode, from_json, to_json}
-//! msg/*.msg ──┤
+//!             ┌─ codegen ─► generated structs ── Message::{decode, encode, from_json, to_json}, InPlace::view
+//! *.msg, *.srv ┤
 //!             └─ parse ─► Registry ── cdr_to_json, json_to_cdr, hash, enum names   (+ a user's folder at run time)
 //! payload ── sniff::classify ─► CDR | JSON | text
 //! ```
@@ -30,17 +31,19 @@ pub mod rmw_zenoh;
 pub mod ros2dds;
 pub mod sniff;
 mod time;
+pub mod view;
 pub mod wire;
-mod writer;
+pub mod writer;
 
 use serde_json::Value;
 
 pub use dynamic::{JsonError, JsonProblem};
 pub use generated::*;
-pub use message::{EncodeError, Excess, Message};
+pub use message::{EncodeError, Excess, Message, Service};
 pub use reader::{DecodeError, Problem};
 pub use registry::{Registry, RegistryError};
 pub use time::UuidError;
+pub use view::InPlace;
 
 /// The name on the wire of a built-in type, however it is written: `std_msgs/String`, `std_msgs/msg/String`,
 /// `std_msgs::msg::dds_::String_`.

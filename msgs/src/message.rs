@@ -1,4 +1,4 @@
-//! A message type: the trait that nodes work with, and the macro that the generated modules are made of.
+//! A message type, and a service type: the traits that nodes work with, and the macros of the generated modules.
 //!
 //! The generated files list names, types, bounds and constants; this macro turns each entry into a struct with its
 //! constants, its bounded decoder and its [`Message`] implementation. So the generated text stays close to the
@@ -10,9 +10,11 @@ use thiserror::Error;
 
 use crate::builtin_interfaces::Time;
 use crate::dynamic::JsonError;
-use crate::reader::{Bounds, DecodeError, Reader};
+use crate::limits::MAX_MESSAGE_BYTES;
+use crate::reader::{Bounds, DecodeError, HEADER_BYTES, Reader};
 use crate::registry::Registry;
 use crate::wire::Wire;
+use crate::writer::Writer;
 
 /// A message of a type known when the program was built.
 pub trait Message:
@@ -33,10 +35,11 @@ pub trait Message:
             .map_err(|fault| fault.of(Self::TYPE))
     }
 
-    /// Writes CDR, little-endian, header `00 01 00 00`.
+    /// Writes CDR, little-endian, header `00 01 00 00`: one allocation of the right size.
     ///
     /// # Errors
-    /// [`EncodeError::Excess`] if a string or list is longer than its definition allows.
+    /// [`EncodeError::Excess`] if a string or list is longer than its definition allows, [`EncodeError::TooLarge`] if
+    /// nobody would read the message.
     fn encode(&self) -> Result<Vec<u8>, EncodeError> {
         self.check(None).map_err(|excess| EncodeError::Excess {
             type_name: Self::TYPE,
@@ -74,11 +77,28 @@ pub trait Message:
     }
 }
 
+/// A service type known when the program was built. The implementing type has no values: it stands for the service.
+pub trait Service: Send + Sync + 'static {
+    /// Name on the wire, `std_srvs/srv/Trigger`.
+    const TYPE: &'static str;
+    /// Name in the registry: [`Service::TYPE`], with `@variant` after the package where two packages share a name.
+    const DEFINITION: &'static str = Self::TYPE;
+    /// What a client sends.
+    type Request: Message;
+    /// What a server answers.
+    type Response: Message;
+}
+
 fn write<M: Message>(message: &M) -> Result<Vec<u8>, EncodeError> {
-    cdr::serialize::<_, _, cdr::CdrLe>(message, cdr::Infinite).map_err(|error| EncodeError::Cdr {
-        type_name: M::TYPE,
-        message: error.to_string(),
-    })
+    let body_bytes = message.end(0);
+    let found = HEADER_BYTES + body_bytes;
+    if found > MAX_MESSAGE_BYTES {
+        let type_name = M::TYPE;
+        return Err(EncodeError::TooLarge { type_name, found });
+    }
+    let mut writer = Writer::with_capacity(body_bytes);
+    message.write(&mut writer);
+    Ok(writer.finish())
 }
 
 /// A message that cannot be written.
@@ -92,13 +112,13 @@ pub enum EncodeError {
         /// Which field, and both lengths.
         excess: Excess,
     },
-    /// More than 4 Gi elements in a list: the only thing left that the encoder can refuse.
-    #[error("{type_name}: {message}")]
-    Cdr {
+    /// Larger than [`MAX_MESSAGE_BYTES`].
+    #[error("{type_name}: {found} bytes, expected at most {MAX_MESSAGE_BYTES}")]
+    TooLarge {
         /// Type of the message.
         type_name: &'static str,
-        /// What the encoder says.
-        message: String,
+        /// Bytes it would have, header included.
+        found: usize,
     },
 }
 
@@ -201,6 +221,15 @@ macro_rules! messages {
                 })
             }
 
+            fn end(&self, at: usize) -> usize {
+                $(let at = $crate::wire::Wire::end(&self.$field, at);)*
+                at
+            }
+
+            fn write(&self, writer: &mut $crate::writer::Writer) {
+                $($crate::wire::Wire::write(&self.$field, writer);)*
+            }
+
             fn check(&self, _bound: Option<usize>) -> Result<(), $crate::message::Excess> {
                 $(
                     let bound: Option<usize> = None $(.or(Some($bound)))?;
@@ -225,4 +254,20 @@ macro_rules! messages {
     )*};
 }
 
-pub(crate) use messages;
+/// Services of one ROS package.
+macro_rules! services {
+    ($($name:ident: $type:literal $(as $definition:literal)?, $request:ident, $response:ident;)*) => {$(
+        #[doc = concat!("Service `", $type, "`")]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name {}
+
+        impl $crate::message::Service for $name {
+            const TYPE: &'static str = $type;
+            $(const DEFINITION: &'static str = $definition;)?
+            type Request = $request;
+            type Response = $response;
+        }
+    )*};
+}
+
+pub(crate) use {messages, services};

@@ -204,34 +204,51 @@ pub fn dds_type(type_name: &str) -> Option<String> {
 }
 
 /// Any way to write a message type as `package/msg/Name`, an `@variant` of the package kept:
-/// `std_msgs/String`, `std_msgs/msg/String`, `std_msgs::msg::String`, `std_msgs::msg::dds_::String_`.
+/// `std_msgs/String`, `std_msgs/msg/String`, `std_msgs::msg::String`, `std_msgs::msg::dds_::String_`. The messages of
+/// services are `package/srv/Name_Request`, `_Response` and `_Event`.
 #[must_use]
 pub fn ros_type(name: &str) -> Option<String> {
-    if name.len() > 2 * MAX_NAME_CHARS + 16 {
+    let (folder, kind, name) = split_type(name)?;
+    let valid = match kind.unwrap_or("msg") {
+        "msg" => is_message(name),
+        "srv" => name
+            .rsplit_once('_')
+            .is_some_and(|(service, part)| is_message(service) && SERVICE_PARTS.contains(&part)),
+        _ => false,
+    };
+    valid.then(|| format!("{folder}/{}/{name}", kind.unwrap_or("msg")))
+}
+
+/// Any way to write a service type as `package/srv/Name`, an `@variant` of the package kept: `std_srvs/Trigger`,
+/// `std_srvs/srv/Trigger`, `std_srvs::srv::Trigger`, `std_srvs::srv::dds_::Trigger_`.
+#[must_use]
+pub fn ros_service(name: &str) -> Option<String> {
+    let (folder, kind, name) = split_type(name)?;
+    (kind.unwrap_or("srv") == "srv" && is_message(name)).then(|| format!("{folder}/srv/{name}"))
+}
+
+/// What the names of a service's messages end in.
+const SERVICE_PARTS: [&str; 3] = ["Request", "Response", "Event"];
+
+/// Package folder, `msg` or `srv` if it is said, name.
+fn split_type(text: &str) -> Option<(&str, Option<&str>, &str)> {
+    if text.len() > 2 * MAX_NAME_CHARS + 16 {
         return None;
     }
-    let dds = name.contains("::");
-    let mut parts: Vec<&str> = if dds {
-        name.split("::").collect()
-    } else {
-        name.split('/').collect()
-    };
-    let message = parts.pop()?;
-    let message = match parts.last() {
-        Some(&"dds_") => {
-            parts.pop();
-            message.strip_suffix('_')?
-        }
-        _ => message,
-    };
-    if parts.last() == Some(&"msg") {
+    let separator = if text.contains("::") { "::" } else { "/" };
+    let mut parts: Vec<&str> = text.split(separator).collect();
+    let mut name = parts.pop()?;
+    if parts.last() == Some(&"dds_") {
         parts.pop();
+        name = name.strip_suffix('_')?;
     }
-    let [folder] = parts.as_slice() else {
-        return None;
+    let (folder, kind) = match parts.as_slice() {
+        [folder] => (*folder, None),
+        [folder, kind] => (*folder, Some(*kind)),
+        _ => return None,
     };
     let package = folder.split('@').next().unwrap_or(folder);
-    (is_package(package) && is_message(message)).then(|| format!("{folder}/msg/{message}"))
+    is_package(package).then_some((folder, kind, name))
 }
 
 /// Lower case, digits, underscores; a letter first; no double or last underscore.
@@ -373,6 +390,18 @@ mod tests {
             ("a@b/msg/C", Some("a@b/msg/C")),
             ("String", None),
             ("std_msgs/srv/String", None),
+            (
+                "std_srvs/srv/Trigger_Request",
+                Some("std_srvs/srv/Trigger_Request"),
+            ),
+            (
+                "std_srvs::srv::dds_::Trigger_Response_",
+                Some("std_srvs/srv/Trigger_Response"),
+            ),
+            ("std_srvs/srv/Trigger_Reply", None),
+            ("std_srvs/srv/_Request", None),
+            ("std_srvs/Trigger_Request", None),
+            ("a/action/B", None),
             ("std_msgs/msg/string", None),
             ("Std/msg/String", None),
             ("std_msgs::msg::dds_::String", None),
@@ -381,6 +410,21 @@ mod tests {
         ];
         for (name, expected) in CASES {
             assert_eq!(ros_type(name).as_deref(), *expected, "{name}");
+        }
+        const SERVICES: &[(&str, Option<&str>)] = &[
+            ("std_srvs/Trigger", Some("std_srvs/srv/Trigger")),
+            ("std_srvs/srv/Trigger", Some("std_srvs/srv/Trigger")),
+            (
+                "std_srvs::srv::dds_::Trigger_",
+                Some("std_srvs/srv/Trigger"),
+            ),
+            ("a@b/srv/C", Some("a@b/srv/C")),
+            ("std_srvs/msg/Trigger", None),
+            ("std_srvs/srv/Trigger_Request", None),
+            ("Trigger", None),
+        ];
+        for (name, expected) in SERVICES {
+            assert_eq!(ros_service(name).as_deref(), *expected, "{name}");
         }
         assert_eq!(
             dds_type("std_msgs/msg/String").as_deref(),

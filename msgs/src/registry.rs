@@ -6,7 +6,8 @@
 //! is found first (see [`Registry::variants`]).
 //!
 //! ```text
-//! msg/<package>[@variant]/msg/<Name>.msg ── parse ──► Definition ── link ──► Type { fields → types, least bytes, names of values }
+//! msg/<package>[@variant]/msg/<Name>.msg ── parse ──► Definition ──────── link ──► Type { fields → types, least bytes, names of values }
+//! msg/<package>[@variant]/srv/<Name>.srv ── parse ──► three Definitions ─ link ──► three Types and a Service
 //! ```
 
 use std::collections::BTreeMap;
@@ -16,16 +17,23 @@ use std::sync::{Arc, LazyLock};
 use thiserror::Error;
 
 use crate::definition::{
-    Base, Constant, Count, Definition, DefinitionError, Literal, Values, parse,
+    Base, Constant, Count, Definition, DefinitionError, Field, Interface, Literal, Place,
+    ServiceDefinition, Values, parse, parse_service, text_of,
 };
-use crate::generated::definitions::DEFINITIONS;
+use crate::generated::definitions::{DEFINITIONS, SERVICES};
 use crate::limits::{MAX_DEFINITION_BYTES, MAX_DEFINITIONS, MAX_DEPTH, MAX_MESSAGE_BYTES};
 use crate::names;
+
+mod service;
+
+pub use service::Service;
 
 /// Known definitions.
 #[derive(Clone, Debug, Default)]
 pub struct Registry {
     definitions: BTreeMap<String, Arc<Definition>>,
+    service_definitions: BTreeMap<String, Arc<ServiceDefinition>>,
+    services: Vec<Service>,
     types: Vec<Type>,
     by_id: BTreeMap<String, usize>,
     by_name: BTreeMap<String, Vec<usize>>,
@@ -62,10 +70,12 @@ pub enum RegistryError {
     #[error(transparent)]
     Definition(#[from] DefinitionError),
     /// A field of a type that nobody defined.
-    #[error("{id}.{field}: no definition of `{wanted}`{hint}")]
+    #[error("{file}:{place}: no definition of `{wanted}`, the type of `{field}`{hint}")]
     Missing {
-        /// Which message.
-        id: String,
+        /// Which file.
+        file: String,
+        /// Where in it.
+        place: Place,
         /// Which field.
         field: String,
         /// The type it names.
@@ -74,32 +84,50 @@ pub enum RegistryError {
         hint: String,
     },
     /// `@enum` names a field without named values.
-    #[error("{id}.{field}: `@enum` refers to `{wanted}`, which has no named values")]
+    #[error("{file}:{place}: `@enum` of `{field}` refers to `{wanted}`, which has no named values")]
     NoNames {
-        /// Which message.
-        id: String,
+        /// Which file.
+        file: String,
+        /// Where in it.
+        place: Place,
         /// Which field.
         field: String,
         /// What the annotation says.
         wanted: String,
     },
     /// A message that contains itself.
-    #[error("{id} contains itself: {through}")]
+    #[error("{file}:{place}: `{field}` makes a message contain itself: {through}")]
     Recursive {
-        /// Which message.
-        id: String,
+        /// Which file.
+        file: String,
+        /// Where in it.
+        place: Place,
+        /// Which field closes the circle.
+        field: String,
         /// The way round.
         through: String,
     },
-    /// Too deep, too many or too big.
-    #[error("{id}: {found} {what}, expected at most {expected}")]
+    /// Too deep or too big.
+    #[error("{file}:{place}: `{field}` makes {found} {what}, expected at most {expected}")]
     TooMuch {
-        /// Which message or folder.
-        id: String,
-        /// Levels, bytes, definitions.
+        /// Which file.
+        file: String,
+        /// Where in it.
+        place: Place,
+        /// Which field.
+        field: String,
+        /// Levels or bytes.
         what: &'static str,
         /// The limit.
         expected: usize,
+        /// The number there.
+        found: usize,
+    },
+    /// More definitions than [`MAX_DEFINITIONS`].
+    #[error("{folder}: {found} definitions, expected at most {MAX_DEFINITIONS}")]
+    TooMany {
+        /// Which folder.
+        folder: String,
         /// The number there.
         found: usize,
     },
@@ -112,7 +140,7 @@ pub enum RegistryError {
         source: std::io::Error,
     },
     /// A folder without definitions.
-    #[error("{path}: no .msg files; expected {path}/<package>/msg/<Name>.msg", path = path.display())]
+    #[error("{path}: no .msg or .srv files; expected {path}/<package>/msg/<Name>.msg or {path}/<package>/srv/<Name>.srv", path = path.display())]
     NothingThere {
         /// Which folder.
         path: PathBuf,
@@ -130,6 +158,11 @@ impl Registry {
                     registry.insert(definition);
                 }
             }
+            for &(folder, name, text) in SERVICES {
+                if let Ok(service) = parse_service(folder, name, text) {
+                    registry.insert_service(service);
+                }
+            }
             let linked = registry.link();
             debug_assert!(linked.is_ok(), "{linked:?}");
             registry
@@ -137,8 +170,8 @@ impl Registry {
         &BUILTIN
     }
 
-    /// Adds the definitions of a folder that holds `<package>/msg/<Name>.msg`; says how many. A definition that is
-    /// already known is replaced. Nothing changes if there is an error.
+    /// Adds the definitions of a folder that holds `<package>/msg/<Name>.msg` and `<package>/srv/<Name>.srv`; says how
+    /// many files. A definition that is already known is replaced. Nothing changes if there is an error.
     ///
     /// # Errors
     /// A [`RegistryError`]: with line and column for a mistake in a file.
@@ -146,26 +179,13 @@ impl Registry {
         let mut next = self.clone();
         let mut count = 0;
         for package in list(folder)? {
-            let package_path = folder.join(&package).join("msg");
-            if !package_path.is_dir() {
-                continue;
-            }
-            for file in list(&package_path)? {
-                let Some(name) = file.strip_suffix(".msg") else {
-                    continue;
-                };
-                count += 1;
-                if count > MAX_DEFINITIONS {
-                    return Err(RegistryError::TooMuch {
-                        id: folder.display().to_string(),
-                        what: "definitions",
-                        expected: MAX_DEFINITIONS,
-                        found: count,
-                    });
+            for interface in [Interface::Message, Interface::Service] {
+                let files = folder.join(&package).join(interface.folder());
+                if files.is_dir() {
+                    count += next.load_files(&package, interface, &files)?;
                 }
-                let text = read(&package_path.join(&file))?;
-                next.insert(parse(&package, name, &text)?);
             }
+            limit(&folder.display(), count)?;
         }
         if count == 0 {
             let path = folder.to_owned();
@@ -173,6 +193,30 @@ impl Registry {
         }
         next.link()?;
         *self = next;
+        Ok(count)
+    }
+
+    fn load_files(
+        &mut self,
+        package: &str,
+        interface: Interface,
+        files: &Path,
+    ) -> Result<usize, RegistryError> {
+        let extension = format!(".{}", interface.folder());
+        let mut count = 0;
+        for file in list(files)? {
+            let Some(name) = file.strip_suffix(&extension) else {
+                continue;
+            };
+            count += 1;
+            limit(&files.display(), count)?;
+            let bytes = read(&files.join(&file))?;
+            let text = text_of(package, interface, name, &bytes)?;
+            match interface {
+                Interface::Message => self.insert(parse(package, name, text)?),
+                Interface::Service => self.insert_service(parse_service(package, name, text)?),
+            }
+        }
         Ok(count)
     }
 
@@ -198,7 +242,7 @@ impl Registry {
             .insert(definition.id(), Arc::new(definition));
     }
 
-    /// All types, sorted by id.
+    /// All types, each after those it contains.
     pub fn types(&self) -> impl Iterator<Item = &Type> {
         self.types.iter()
     }
@@ -269,14 +313,7 @@ impl Registry {
     /// Resolves all references, types before those that contain them.
     fn link(&mut self) -> Result<(), RegistryError> {
         let ids: Vec<String> = self.definitions.keys().cloned().collect();
-        if ids.len() > MAX_DEFINITIONS {
-            return Err(RegistryError::TooMuch {
-                id: "registry".to_owned(),
-                what: "definitions",
-                expected: MAX_DEFINITIONS,
-                found: ids.len(),
-            });
-        }
+        limit(&"registry", ids.len())?;
         self.types.clear();
         self.by_id.clear();
         self.by_name.clear();
@@ -292,6 +329,7 @@ impl Registry {
         for sharing in self.by_name.values_mut() {
             sharing.sort_by(|&a, &b| self.types[a].id.len().cmp(&self.types[b].id.len()));
         }
+        self.link_services();
         Ok(())
     }
 
@@ -299,19 +337,6 @@ impl Registry {
     fn link_one(&mut self, id: &str, way: &mut Vec<String>) -> Result<usize, RegistryError> {
         if let Some(&index) = self.by_id.get(id) {
             return Ok(index);
-        }
-        if way.iter().any(|passed| passed == id) {
-            let through = way.join(" > ");
-            let id = id.to_owned();
-            return Err(RegistryError::Recursive { id, through });
-        }
-        if way.len() >= MAX_DEPTH {
-            return Err(RegistryError::TooMuch {
-                id: id.to_owned(),
-                what: "levels of messages",
-                expected: MAX_DEPTH,
-                found: way.len() + 1,
-            });
         }
         way.push(id.to_owned());
         let definition = Arc::clone(&self.definitions[id]);
@@ -323,7 +348,8 @@ impl Registry {
                 Base::Scalar(scalar) => scalar.bytes(),
                 Base::Text(_) => 4,
                 Base::Message(wanted) => {
-                    let inner = self.resolve(&definition, &field.name, wanted)?;
+                    let inner = self.resolve(&definition, field, wanted)?;
+                    check_way(&definition, field, &inner, way)?;
                     let index = self.link_one(&inner, way)?;
                     link.message = Some(index);
                     self.types[index].min_bytes
@@ -334,17 +360,19 @@ impl Registry {
                 Count::Array(count) => element.saturating_mul(count),
                 Count::Bounded(_) | Count::Unbounded => 4,
             });
+            if min_bytes > MAX_MESSAGE_BYTES {
+                return Err(RegistryError::TooMuch {
+                    file: definition.file(),
+                    place: field.place,
+                    field: field.name.clone(),
+                    what: "bytes at least",
+                    expected: MAX_MESSAGE_BYTES,
+                    found: min_bytes,
+                });
+            }
             links.push(link);
         }
         way.pop();
-        if min_bytes > MAX_MESSAGE_BYTES {
-            return Err(RegistryError::TooMuch {
-                id: id.to_owned(),
-                what: "bytes at least",
-                expected: MAX_MESSAGE_BYTES,
-                found: min_bytes,
-            });
-        }
         let index = self.types.len();
         self.types.push(Type {
             id: id.to_owned(),
@@ -361,7 +389,7 @@ impl Registry {
     fn resolve(
         &self,
         from: &Definition,
-        field: &str,
+        field: &Field,
         wanted: &str,
     ) -> Result<String, RegistryError> {
         if let (Some(variant), Some((package, rest))) = (&from.variant, wanted.split_once('/')) {
@@ -375,8 +403,9 @@ impl Registry {
         }
         let known = self.definitions.keys().map(String::as_str);
         Err(RegistryError::Missing {
-            id: from.id(),
-            field: field.to_owned(),
+            file: from.file(),
+            place: field.place,
+            field: field.name.clone(),
             wanted: wanted.to_owned(),
             hint: names::closest(wanted, known)
                 .map(|name| format!(": did you mean `{name}`?"))
@@ -398,7 +427,8 @@ impl Registry {
                     let wanted = format!("{type_name}.{of}");
                     self.values_of(type_name, of)
                         .ok_or_else(|| RegistryError::NoNames {
-                            id: definition.id(),
+                            file: definition.file(),
+                            place: field.place,
                             field: field.name.clone(),
                             wanted,
                         })?
@@ -437,6 +467,44 @@ fn value_names(constants: &[Constant]) -> Vec<(String, i64)> {
     names
 }
 
+/// Checks a step from a message to one of its fields; `way` is how the message was reached, itself included.
+fn check_way(
+    from: &Definition,
+    field: &Field,
+    inner: &str,
+    way: &[String],
+) -> Result<(), RegistryError> {
+    let (file, place, field) = (from.file(), field.place, field.name.clone());
+    if let Some(start) = way.iter().position(|passed| passed == inner) {
+        return Err(RegistryError::Recursive {
+            file,
+            place,
+            field,
+            through: format!("{} > {inner}", way[start..].join(" > ")),
+        });
+    }
+    if way.len() >= MAX_DEPTH {
+        return Err(RegistryError::TooMuch {
+            file,
+            place,
+            field,
+            what: "levels of messages",
+            expected: MAX_DEPTH,
+            found: way.len() + 1,
+        });
+    }
+    Ok(())
+}
+
+/// Checks a number of definitions.
+fn limit(folder: &dyn std::fmt::Display, found: usize) -> Result<(), RegistryError> {
+    if found > MAX_DEFINITIONS {
+        let folder = folder.to_string();
+        return Err(RegistryError::TooMany { folder, found });
+    }
+    Ok(())
+}
+
 /// Names of a folder's entries, sorted; entries that are not UTF-8 cannot be ROS names.
 fn list(folder: &Path) -> Result<Vec<String>, RegistryError> {
     let io = |source| RegistryError::Io {
@@ -454,17 +522,17 @@ fn list(folder: &Path) -> Result<Vec<String>, RegistryError> {
 }
 
 /// Reads a definition file, not more than its limit.
-fn read(path: &Path) -> Result<String, RegistryError> {
+fn read(path: &Path) -> Result<Vec<u8>, RegistryError> {
     use std::io::Read as _;
     let io = |source| RegistryError::Io {
         path: path.to_owned(),
         source,
     };
     let file = std::fs::File::open(path).map_err(io)?;
-    let mut text = String::new();
+    let mut bytes = Vec::new();
     // One byte more than allowed, so that the parser sees that it is too long and says so.
     file.take(MAX_DEFINITION_BYTES as u64 + 1)
-        .read_to_string(&mut text)
+        .read_to_end(&mut bytes)
         .map_err(io)?;
-    Ok(text)
+    Ok(bytes)
 }

@@ -1,14 +1,16 @@
 //! How Rust types stand on the wire: the trait behind the generated structs, for scalars, strings, lists and arrays.
 //!
-//! Reading is our own, because the bytes are somebody else's ([`crate::reader`]). Writing goes through serde and the
-//! crate `cdr`; what serde cannot say (arrays of more than 32, bounds) is here. Lists of numbers are read in one pass
-//! over the borrowed bytes, so a picture costs one copy.
+//! Reading and writing are our own: the bytes that arrive are somebody else's ([`crate::reader`]), and serde would write a
+//! list of numbers one by one. Lists of numbers are one copy, in and out; who wants none reads in place
+//! ([`crate::view`]). The structs implement serde's `Serialize` as well, for other formats and for the tests, which
+//! compare with the crate `cdr`.
 
 use serde::Serializer;
 use serde::ser::SerializeTuple;
 
 use crate::message::Excess;
 use crate::reader::{Fault, Reader};
+use crate::writer::Writer;
 
 /// A type that can stand in a message.
 pub trait Wire: Sized {
@@ -38,6 +40,35 @@ pub trait Wire: Sized {
         Ok(list)
     }
 
+    /// Reads as many values as there are places.
+    ///
+    /// # Errors
+    /// A [`crate::DecodeError`] that says where.
+    fn fill(reader: &mut Reader<'_>, places: &mut [Self]) -> Result<(), Fault> {
+        for (index, place) in places.iter_mut().enumerate() {
+            *place = Self::read(reader, None).map_err(|fault| fault.element(index))?;
+        }
+        Ok(())
+    }
+
+    /// Where the value ends if it is written at byte `at` of the body.
+    fn end(&self, at: usize) -> usize;
+
+    /// Where a list of values ends, its length not included.
+    fn end_of_many(list: &[Self], at: usize) -> usize {
+        list.iter().fold(at, |at, value| value.end(at))
+    }
+
+    /// Writes the value.
+    fn write(&self, writer: &mut Writer);
+
+    /// Writes a list of values, its length not included.
+    fn write_many(list: &[Self], writer: &mut Writer) {
+        for value in list {
+            value.write(writer);
+        }
+    }
+
     /// Checks what is about to be written against the bounds of the definition.
     ///
     /// # Errors
@@ -47,9 +78,32 @@ pub trait Wire: Sized {
     }
 }
 
-/// Scalars: read one or read many, in either byte order.
-macro_rules! scalars {
+/// True where numbers in memory are as numbers on the wire that we write.
+const NATIVE: bool = cfg!(target_endian = "little");
+
+/// A number whose lists can be copied as bytes.
+pub trait Number: Wire + bytemuck::Pod {
+    /// The number with its bytes in reverse order.
+    #[must_use]
+    fn swapped(self) -> Self;
+}
+
+/// True if numbers in this reader's bytes are as in memory.
+pub(crate) fn is_native(reader: &Reader<'_>) -> bool {
+    reader.is_big_endian() != NATIVE
+}
+
+/// Numbers: one, or many in one copy, in either byte order.
+macro_rules! numbers {
     ($($rust:ty),*) => {$(
+        impl Number for $rust {
+            fn swapped(self) -> Self {
+                let mut bytes = self.to_ne_bytes();
+                bytes.reverse();
+                Self::from_ne_bytes(bytes)
+            }
+        }
+
         impl Wire for $rust {
             const MIN_BYTES: usize = size_of::<$rust>();
 
@@ -64,36 +118,53 @@ macro_rules! scalars {
             }
 
             fn read_many(reader: &mut Reader<'_>, count: usize) -> Result<Vec<Self>, Fault> {
-                let bytes = reader.scalars(size_of::<$rust>(), count)?;
-                let (chunks, _) = bytes.as_chunks::<{ size_of::<$rust>() }>();
-                Ok(if reader.is_big_endian() {
-                    chunks.iter().map(|&b| Self::from_be_bytes(b)).collect()
+                let mut list = vec![Self::default(); count];
+                Self::fill(reader, &mut list)?;
+                Ok(list)
+            }
+
+            fn fill(reader: &mut Reader<'_>, places: &mut [Self]) -> Result<(), Fault> {
+                let bytes = reader.scalars(size_of::<$rust>(), places.len())?;
+                bytemuck::cast_slice_mut::<Self, u8>(places).copy_from_slice(bytes);
+                if !is_native(reader) {
+                    for place in places {
+                        *place = place.swapped();
+                    }
+                }
+                Ok(())
+            }
+
+            #[inline]
+            fn end(&self, at: usize) -> usize {
+                at.next_multiple_of(size_of::<$rust>()) + size_of::<$rust>()
+            }
+
+            fn end_of_many(list: &[Self], at: usize) -> usize {
+                if list.is_empty() {
+                    return at;
+                }
+                at.next_multiple_of(size_of::<$rust>()) + size_of_val(list)
+            }
+
+            #[inline]
+            fn write(&self, writer: &mut Writer) {
+                writer.scalar(self.to_le_bytes());
+            }
+
+            fn write_many(list: &[Self], writer: &mut Writer) {
+                if NATIVE {
+                    writer.scalars(size_of::<$rust>(), bytemuck::cast_slice(list));
                 } else {
-                    chunks.iter().map(|&b| Self::from_le_bytes(b)).collect()
-                })
+                    for number in list {
+                        number.write(writer);
+                    }
+                }
             }
         }
     )*};
 }
 
-scalars!(i8, i16, u16, i32, u32, i64, u64, f32, f64);
-
-impl Wire for u8 {
-    const MIN_BYTES: usize = 1;
-
-    fn initial() -> Self {
-        0
-    }
-
-    #[inline]
-    fn read(reader: &mut Reader<'_>, _bound: Option<usize>) -> Result<Self, Fault> {
-        reader.scalar().map(|[byte]| byte)
-    }
-
-    fn read_many(reader: &mut Reader<'_>, count: usize) -> Result<Vec<Self>, Fault> {
-        reader.take(count).map(<[u8]>::to_vec)
-    }
-}
+numbers!(u8, i8, i16, u16, i32, u32, i64, u64, f32, f64);
 
 /// The one byte of a message without fields: written as 0, and whatever is read is ignored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -115,6 +186,14 @@ impl Wire for NoFields {
     fn read(reader: &mut Reader<'_>, _bound: Option<usize>) -> Result<Self, Fault> {
         u8::read(reader, None).map(|_| Self)
     }
+
+    fn end(&self, at: usize) -> usize {
+        at + 1
+    }
+
+    fn write(&self, writer: &mut Writer) {
+        writer.scalar([0]);
+    }
 }
 
 impl Wire for bool {
@@ -128,7 +207,20 @@ impl Wire for bool {
     fn read(reader: &mut Reader<'_>, _bound: Option<usize>) -> Result<Self, Fault> {
         reader.scalar().map(|[byte]| byte != 0)
     }
+
+    #[inline]
+    fn end(&self, at: usize) -> usize {
+        at + 1
+    }
+
+    #[inline]
+    fn write(&self, writer: &mut Writer) {
+        writer.scalar([u8::from(*self)]);
+    }
 }
+
+/// Any length, for the room that one takes.
+const LENGTH: u32 = 0;
 
 impl Wire for String {
     /// The length alone: real writers send strings of length 0.
@@ -140,6 +232,15 @@ impl Wire for String {
 
     fn read(reader: &mut Reader<'_>, bound: Option<usize>) -> Result<Self, Fault> {
         reader.text(bound).map(str::to_owned)
+    }
+
+    #[inline]
+    fn end(&self, at: usize) -> usize {
+        LENGTH.end(at) + self.len() + 1
+    }
+
+    fn write(&self, writer: &mut Writer) {
+        writer.text(self);
     }
 
     fn check(&self, bound: Option<usize>) -> Result<(), Excess> {
@@ -158,6 +259,15 @@ impl<T: Wire> Wire for Vec<T> {
     fn read(reader: &mut Reader<'_>, bound: Option<usize>) -> Result<Self, Fault> {
         let count = reader.length(T::MIN_BYTES, bound)?;
         T::read_many(reader, count)
+    }
+
+    fn end(&self, at: usize) -> usize {
+        T::end_of_many(self, LENGTH.end(at))
+    }
+
+    fn write(&self, writer: &mut Writer) {
+        writer.length(self.len());
+        T::write_many(self, writer);
     }
 
     fn check(&self, bound: Option<usize>) -> Result<(), Excess> {
@@ -183,10 +293,16 @@ impl<T: Wire, const N: usize> Wire for [T; N] {
 
     fn read(reader: &mut Reader<'_>, _bound: Option<usize>) -> Result<Self, Fault> {
         let mut array = Self::initial();
-        for (index, place) in array.iter_mut().enumerate() {
-            *place = T::read(reader, None).map_err(|fault| fault.element(index))?;
-        }
+        T::fill(reader, &mut array)?;
         Ok(array)
+    }
+
+    fn end(&self, at: usize) -> usize {
+        T::end_of_many(self, at)
+    }
+
+    fn write(&self, writer: &mut Writer) {
+        T::write_many(self, writer);
     }
 
     fn check(&self, _bound: Option<usize>) -> Result<(), Excess> {

@@ -1,13 +1,9 @@
-//! `.msg` files by other people: mistakes with line and column, folders at run time, definitions that do not fit.
+//! `.msg` and `.srv` texts by other people: what they say, and mistakes with line and column.
 
 #![allow(clippy::unwrap_used)] // Checks that all tests share are no test functions to clippy.
 
-use std::fs;
-
-use llmasos_msgs::definition::{Count, Definition, Literal, Values, parse};
-use llmasos_msgs::limits::{MAX_DEFINITION_BYTES, MAX_DEPTH, MAX_FIELDS};
-use llmasos_msgs::{Registry, RegistryError};
-use serde_json::json;
+use llmasos_msgs::definition::{Count, Definition, Literal, Values, parse, parse_service};
+use llmasos_msgs::limits::{MAX_DEFINITION_BYTES, MAX_FIELDS};
 
 fn definition(name: &str, text: &str) -> Definition {
     parse("my_msgs", name, text).unwrap_or_else(|error| panic!("{error}"))
@@ -183,128 +179,84 @@ fn mistakes_have_line_and_column() {
 }
 
 #[test]
-fn a_folder_adds_types_at_run_time() {
-    let folder = tempfile::tempdir().unwrap();
-    let write = |path: &str, text: &str| {
-        let path = folder.path().join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
-    };
-    write(
-        "my_msgs/msg/Report.msg",
-        "uint8 OFF=0\nuint8 ON=1\nuint8 state\nInner[] inner\nstring<=3[<=2] tags\n",
-    );
-    write(
-        "my_msgs/msg/Inner.msg",
-        "std_msgs/Header header\nfloat32[2] xy [1, 2]\n",
-    );
-    write("my_msgs/README", "not a definition");
-    write("my_msgs/msg/notes.txt", "not a definition");
-    let mut registry = Registry::builtin().clone();
-    assert_eq!(registry.load_folder(folder.path()).unwrap(), 2);
-    let json = json!({"state_name": "ON", "inner": [{}], "tags": ["a", "bcd"]});
-    let cdr = registry.json_to_cdr("my_msgs/Report", &json).unwrap();
-    let expected = json!({
-        "state": 1, "state_name": "ON",
-        "inner": [{"header": {"stamp": {"sec": 0, "nanosec": 0}, "frame_id": ""}, "xy": [1.0, 2.0]}],
-        "tags": ["a", "bcd"],
-    });
+fn a_service_is_three_messages() {
+    let text = "# What is asked.\nstring<=9 text\n---  \r\nuint8 OK=0\nuint8 code\nOwn[] own\n";
+    let service = parse_service("my_msgs@fork", "Find", text).unwrap();
+    assert_eq!(service.id(), "my_msgs@fork/srv/Find");
+    assert_eq!(service.request.type_name(), "my_msgs/srv/Find_Request");
+    assert_eq!(service.request.file(), "my_msgs@fork/srv/Find.srv");
+    assert_eq!(service.request.comment, "What is asked.");
+    let response = &service.response;
+    assert_eq!(response.id(), "my_msgs@fork/srv/Find_Response");
+    assert_eq!(response.constants[0].name, "OK");
     assert_eq!(
-        registry.cdr_to_json("my_msgs/msg/Report", &cdr).unwrap(),
-        expected
+        (
+            response.fields[1].place.line,
+            response.fields[1].place.column
+        ),
+        (6, 1)
     );
-    for bad in [json!({"tags": ["four"]}), json!({"tags": ["a", "b", "c"]})] {
-        assert!(registry.json_to_cdr("my_msgs/Report", &bad).is_err());
-    }
-    assert!(
-        registry
-            .hash("my_msgs/Report")
-            .unwrap()
-            .starts_with("RIHS01_")
-    );
-    let schema = registry.schema("my_msgs/Report").unwrap();
-    assert!(
-        schema.contains("\nMSG: my_msgs/Inner\nstd_msgs/Header header\n"),
-        "{schema}"
-    );
-    assert!(
-        schema.contains("\nMSG: std_msgs/Header\n")
-            && schema.contains("\nMSG: builtin_interfaces/Time\n")
-    );
-    assert!(Registry::builtin().find("my_msgs/Report").is_none());
-
-    write("my_msgs/msg/Wrong.msg", "uint8 a\nuint9 b\n");
-    let error = registry.load_folder(folder.path()).unwrap_err().to_string();
-    assert!(
-        error.starts_with("my_msgs/msg/Wrong.msg:2:1: `uint9` is not a type"),
-        "{error}"
-    );
+    assert_eq!(response.fields[1].kind.to_string(), "my_msgs/Own[]");
+    let event: Vec<String> = service
+        .event
+        .fields
+        .iter()
+        .map(|f| format!("{} {}", f.kind, f.name))
+        .collect();
     assert_eq!(
-        registry
-            .types()
-            .filter(|t| t.id.starts_with("my_msgs"))
-            .count(),
-        2,
-        "nothing changed"
+        event,
+        [
+            "service_msgs/ServiceEventInfo info",
+            "my_msgs/srv/Find_Request[<=1] request",
+            "my_msgs/srv/Find_Response[<=1] response",
+        ]
     );
-    write("my_msgs/msg/Wrong.msg", "\u{feff}");
-    fs::write(folder.path().join("my_msgs/msg/Wrong.msg"), [0xff, 0xfe]).unwrap();
-    assert!(matches!(
-        registry.load_folder(folder.path()),
-        Err(RegistryError::Io { .. })
-    ));
-    let empty = tempfile::tempdir().unwrap();
-    assert!(matches!(
-        registry.load_folder(empty.path()),
-        Err(RegistryError::NothingThere { .. })
-    ));
-    assert!(matches!(
-        registry.load_folder(&empty.path().join("no")),
-        Err(RegistryError::Io { .. })
-    ));
+    let empty = parse_service("my_msgs", "Ping", "---").unwrap();
+    assert!(empty.request.is_empty() && empty.response.is_empty());
 }
 
 #[test]
-fn definitions_that_do_not_fit_together() {
-    let add = |definitions: Vec<Definition>| {
-        Registry::builtin()
-            .clone()
-            .add(definitions)
-            .unwrap_err()
-            .to_string()
-    };
-    let error = add(vec![definition("A", "std_msgs/Heder h")]);
-    assert_eq!(
-        error,
-        "my_msgs/msg/A.h: no definition of `std_msgs/msg/Heder`: did you mean `std_msgs/msg/Header`?"
-    );
-    let error = add(vec![definition("A", "B b"), definition("B", "A[] a")]);
-    assert_eq!(
-        error,
-        "my_msgs/msg/A contains itself: my_msgs/msg/A > my_msgs/msg/B"
-    );
-    let error = add(vec![definition("A", "A[<=1] a")]);
-    assert!(error.contains("contains itself"), "{error}");
-    let mut chain: Vec<Definition> = (0..MAX_DEPTH)
-        .map(|n| definition(&format!("C{n:02}"), &format!("C{:02} c", n + 1)))
-        .collect();
-    chain.push(definition(&format!("C{MAX_DEPTH:02}"), "uint8 a"));
-    let error = add(chain);
-    assert!(
-        error.contains("33 levels of messages, expected at most 32"),
-        "{error}"
-    );
-    let error = add(vec![
-        definition("A", "B[60000000] b"),
-        definition("B", "float64[60000000] c"),
-    ]);
-    assert!(
-        error.contains("bytes at least, expected at most 67108864"),
-        "{error}"
-    );
-    let error = add(vec![definition("A", "uint8 a # @enum std_msgs/UInt8.data")]);
-    assert_eq!(
-        error,
-        "my_msgs/msg/A.a: `@enum` refers to `std_msgs/msg/UInt8.data`, which has no named values"
-    );
+fn mistakes_in_services_have_line_and_column() {
+    const CASES: &[(&str, &str, &str)] = &[
+        (
+            "no divider",
+            "uint8 a\n",
+            "2:1: expected a line `---` between request and response, found the end of the file",
+        ),
+        (
+            "an action",
+            "int32 order\n---\nint32 sum\n---\nint32 part\n",
+            "4:1: expected one line `---`, found a second one; the first is on line 2",
+        ),
+        (
+            "in the request",
+            "uint8 a\n uint9 b\n---\n",
+            "2:2: `uint9` is not a type: did you mean `uint8`?",
+        ),
+        (
+            "in the response, counted from the start of the file",
+            "uint8 a\n\n---\nbool ok\nbool ok\n",
+            "5:6: `ok` is declared twice, first on line 4",
+        ),
+        (
+            "the same name on both sides is no mistake, a wrong one is",
+            "bool ok\n---\nbool ok\nbool OK\n",
+            "4:6: `OK` is not a field name",
+        ),
+        (
+            "indented, which ROS 2 does not take for the divider either",
+            " ---\n",
+            "2:1: expected a line `---`",
+        ),
+    ];
+    for (why, text, expected) in CASES {
+        let result = parse_service("my_msgs", "Name", text);
+        let error = result.expect_err(why).to_string();
+        let expected = format!("my_msgs/srv/Name.srv:{expected}");
+        assert!(error.starts_with(&expected), "{why}: {error}");
+    }
+    let error = parse_service("my_msgs", "name", "---").unwrap_err();
+    assert!(error.to_string().contains("`name` is not a service name"));
+    let long = "#".repeat(MAX_DEFINITION_BYTES + 1);
+    assert!(parse_service("my_msgs", "Name", &long).is_err());
 }

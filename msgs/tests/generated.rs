@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use llmasos_msgs::codegen::{generate, type_list};
-use llmasos_msgs::definition::parse;
+use llmasos_msgs::definition::{Interface, parse, parse_service};
 use llmasos_msgs::{Registry, canonical_type};
 
 /// Lines that a file of the project may have.
@@ -45,6 +45,26 @@ fn committed_files_are_what_the_generator_writes() {
 }
 
 #[test]
+fn the_own_package_builds_every_file_it_has() {
+    let package = root().join("msg/llmasos_msgs");
+    let cmake = fs::read_to_string(package.join("CMakeLists.txt")).unwrap();
+    let mut listed: Vec<&str> = cmake
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix('"')?.strip_suffix('"'))
+        .collect();
+    listed.sort_unstable();
+    let mut found = Vec::new();
+    for kind in ["msg", "srv"] {
+        for entry in fs::read_dir(package.join(kind)).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            found.push(format!("{kind}/{name}"));
+        }
+    }
+    found.sort_unstable();
+    assert_eq!(listed, found);
+}
+
+#[test]
 fn the_program_carries_every_definition() {
     let built_in: Vec<&str> = Registry::builtin().types().map(|t| t.id.as_str()).collect();
     let registry = from_folder();
@@ -53,10 +73,27 @@ fn the_program_carries_every_definition() {
     assert!(built_in.len() > 200);
     for found in Registry::builtin().types() {
         let definition = &found.definition;
+        if definition.interface == Interface::Service {
+            continue; // Below, with their file.
+        }
         assert_eq!(
             parse(&definition.folder(), &definition.name, &definition.text).as_ref(),
             Ok(&**definition)
         );
         assert_eq!(canonical_type(&found.name), Some(found.name.as_str()));
+    }
+    let services: Vec<&str> = Registry::builtin()
+        .services()
+        .map(|s| s.id.as_str())
+        .collect();
+    let on_disk: Vec<&str> = registry.services().map(|s| s.id.as_str()).collect();
+    assert_eq!(services, on_disk);
+    for found in Registry::builtin().services() {
+        let definition = &found.definition;
+        let folder = definition.request.folder();
+        assert_eq!(
+            parse_service(&folder, &definition.name, &definition.text).as_ref(),
+            Ok(&**definition)
+        );
     }
 }

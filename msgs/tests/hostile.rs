@@ -223,6 +223,24 @@ fn bounds_of_the_definition_hold_on_both_ways() {
     );
 }
 
+#[test]
+fn nobody_is_sent_what_nobody_reads() {
+    let data = vec![0; llmasos_msgs::limits::MAX_MESSAGE_BYTES - 16];
+    let mut message = std_msgs::UInt8MultiArray {
+        data,
+        ..Default::default()
+    };
+    let cdr = message.encode().unwrap();
+    assert_eq!(cdr.len(), llmasos_msgs::limits::MAX_MESSAGE_BYTES);
+    assert!(std_msgs::UInt8MultiArray::decode(&cdr).is_ok());
+    message.data.push(0);
+    let error = message.encode().unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "std_msgs/msg/UInt8MultiArray: 67108865 bytes, expected at most 67108864"
+    );
+}
+
 /// Random bytes: typed and dynamic decoder agree, and what was read can be written and read again.
 fn check_bytes<M: Message>(cdr: &[u8]) {
     let typed = M::decode(cdr);
@@ -239,6 +257,8 @@ fn check_bytes<M: Message>(cdr: &[u8]) {
         M::TYPE
     );
     let written = message.encode().unwrap();
+    let reference = cdr::serialize::<_, _, cdr::CdrLe>(&message, cdr::Infinite).unwrap();
+    assert_eq!(written, reference, "{}: not as the crate cdr", M::TYPE);
     assert_eq!(
         M::decode(&written).unwrap().encode().unwrap(),
         written,
@@ -258,6 +278,8 @@ fn check_round_trip<M: Message>(seed: u64) {
     let cdr = json_to_cdr(M::DEFINITION, &json).unwrap_or_else(|error| panic!("{error}: {json}"));
     let message = M::decode(&cdr).unwrap_or_else(|error| panic!("{error}: {json}"));
     assert_eq!(message.encode().unwrap(), cdr, "{json}");
+    let reference = cdr::serialize::<_, _, cdr::CdrLe>(&message, cdr::Infinite).unwrap();
+    assert_eq!(cdr, reference, "not as the crate cdr: {json}");
     let again = message.to_json();
     assert_eq!(
         M::from_json(&again).unwrap().encode().unwrap(),
@@ -302,11 +324,15 @@ proptest! {
             prop_assert!(error.line >= 1 && error.column >= 1);
         }
         let _ = llmasos_msgs::definition::parse("pkg", "Name", &text.replace('\n', "é"));
+        if let Err(error) = llmasos_msgs::definition::parse_service("pkg", "Name", &text.replacen('\n', "\n---\n", 1)) {
+            prop_assert!(error.line >= 1 && error.column >= 1);
+        }
     }
 
     #[test]
     fn random_names_never_panic(name in ".{0,40}") {
         let _ = llmasos_msgs::names::ros_type(&name);
+        let _ = llmasos_msgs::names::ros_service(&name);
         let _ = llmasos_msgs::names::check_topic(&name);
         let _ = llmasos_msgs::names::check_key_expression(&name);
         let _ = llmasos_msgs::names::topic_to_key(&name, &name);

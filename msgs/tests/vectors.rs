@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! data/cdr_vectors.json   every type, values and bytes by rosbags (padding zero)        vectors.py
-//! data/fastcdr.json       102 of them by rclpy and Fast-CDR (padding and end garbage)   fastcdr.py
-//! data/rihs01.json        every type's hash by ROS 2's own generator                    hashes.py
+//! data/fastcdr.json       109 of them by rclpy and Fast-CDR (padding and end garbage)   fastcdr.py
+//! data/rihs01.json        every type's and service's hash by ROS 2's own generator      hashes.py
 //! ```
 
 #![allow(clippy::unwrap_used)] // Checks that all tests share are no test functions to clippy.
@@ -13,8 +13,11 @@ use std::sync::LazyLock;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use llmasos_msgs::names::dds_type;
 use llmasos_msgs::unique_identifier_msgs::UUID;
-use llmasos_msgs::{Message, Registry, cdr_to_json, hash, json_to_cdr};
+use llmasos_msgs::{
+    Message, Registry, Service, cdr_to_json, hash, json_to_cdr, llmasos_msgs as own, std_srvs,
+};
 use serde_json::Value;
 
 mod types;
@@ -86,6 +89,11 @@ fn check_vector<M: Message>() {
     assert!(same(plain, &json), "{id}: {plain} {json}");
     assert_eq!(message.encode().unwrap(), cdr, "{id}");
     assert_eq!(
+        cdr::serialize::<_, _, cdr::CdrLe>(&message, cdr::Infinite).unwrap(),
+        cdr,
+        "{id}: the crate cdr"
+    );
+    assert_eq!(
         M::from_json(plain).unwrap(),
         message,
         "{id}: the values of the vector are JSON, too"
@@ -152,13 +160,71 @@ fn check_hash<M: Message>() {
 #[test]
 fn every_hash_is_that_of_the_real_generator() {
     every_type!(check_hash);
-    assert_eq!(HASHES.len(), Registry::builtin().types().count());
+    let registry = Registry::builtin();
+    for found in registry.types() {
+        let expected = HASHES.get(&found.id);
+        assert_eq!(
+            Some(&registry.hash_of(found)),
+            expected,
+            "{}: events of services have no struct",
+            found.id
+        );
+    }
+    for service in registry.services() {
+        let expected = HASHES.get(&service.id).cloned();
+        assert_eq!(
+            registry.service_hash(&service.id),
+            expected,
+            "{}",
+            service.id
+        );
+    }
     assert_eq!(
-        Registry::builtin()
+        HASHES.len(),
+        registry.types().count() + registry.services().count()
+    );
+    assert_eq!(
+        registry
             .with_hash("std_msgs/msg/String", "RIHS01_00")
             .map(|t| &t.id),
         None
     );
+}
+
+fn check_service<S: Service>(name: &str) {
+    assert_eq!(S::TYPE, name);
+    assert_eq!(Some(&hash::of_service::<S>()), HASHES.get(name), "{name}");
+    assert_eq!(S::Request::TYPE, format!("{name}_Request"));
+    assert_eq!(S::Response::TYPE, format!("{name}_Response"));
+    let registry = Registry::builtin();
+    let dds = dds_type(name).unwrap();
+    let found = registry
+        .service_with_hash(&dds, &HASHES[name])
+        .unwrap_or_else(|| panic!("{dds}"));
+    assert_eq!(found.id, name);
+    let names =
+        [registry.request(found), registry.response(found)].map(|t| t.unwrap().name.clone());
+    assert_eq!(names, [S::Request::TYPE, S::Response::TYPE]);
+    assert!(registry.service_with_hash(name, "RIHS01_00").is_none());
+}
+
+#[test]
+fn a_service_is_found_by_type_name_and_hash() {
+    check_service::<std_srvs::Empty>("std_srvs/srv/Empty");
+    check_service::<std_srvs::SetBool>("std_srvs/srv/SetBool");
+    check_service::<std_srvs::Trigger>("std_srvs/srv/Trigger");
+    check_service::<own::Ask>("llmasos_msgs/srv/Ask");
+    check_service::<own::Say>("llmasos_msgs/srv/Say");
+    assert_eq!(Registry::builtin().services().count(), 5);
+    let event = serde_json::json!({
+        "info": {"event_type_name": "RESPONSE_SENT", "sequence_number": 7},
+        "response": [{"success": true, "message": "armed"}],
+    });
+    let cdr = json_to_cdr("std_srvs/srv/Trigger_Event", &event).unwrap();
+    let json = cdr_to_json("std_srvs::srv::dds_::Trigger_Event_", &cdr).unwrap();
+    assert_eq!(json["info"]["event_type_name"], "RESPONSE_SENT");
+    assert_eq!(json["request"], serde_json::json!([]));
+    assert_eq!(json["response"], event["response"]);
 }
 
 /// The crate `cdr` as a reader of its own: a copy of the struct with serde's derive.

@@ -1,4 +1,4 @@
-//! Reads the text of a `.msg` file.
+//! Reads the text of a `.msg` file, or of one part of a `.srv` file.
 //!
 //! Line by line, one declaration a line, as ROS 2 defines the format. A mistake is reported with file, line and
 //! column (both from 1, columns in characters). `wstring` is refused: Fast-CDR writes four bytes a character and
@@ -7,18 +7,19 @@
 use thiserror::Error;
 
 use super::{
-    Base, Constant, Count, Definition, EMPTY_MEMBER, Field, Kind, Literal, Scalar, Values,
+    Base, Constant, Count, Definition, EMPTY_MEMBER, Field, Interface, Kind, Literal, Place,
+    Scalar, Values,
 };
 use crate::limits::{
     MAX_CONSTANTS, MAX_DEFINITION_BYTES, MAX_FIELDS, MAX_MESSAGE_BYTES, MAX_NAME_CHARS,
 };
 use crate::names;
 
-/// A `.msg` file that cannot be read.
+/// A `.msg` or `.srv` file that cannot be read.
 #[derive(Clone, Debug, PartialEq, Error)]
 #[error("{file}:{line}:{column}: {mistake}")]
 pub struct DefinitionError {
-    /// Which file, as `package/msg/Name.msg`.
+    /// Which file, as `package/msg/Name.msg` or `package/srv/Name.srv`.
     pub file: String,
     /// Line, from 1.
     pub line: usize,
@@ -28,7 +29,7 @@ pub struct DefinitionError {
     pub mistake: Mistake,
 }
 
-/// What is wrong in a `.msg` file.
+/// What is wrong in a `.msg` or `.srv` file.
 #[derive(Clone, Debug, PartialEq, Error)]
 pub enum Mistake {
     /// More bytes than [`MAX_DEFINITION_BYTES`].
@@ -36,6 +37,12 @@ pub enum Mistake {
     TooLong {
         /// Bytes of the file.
         found: usize,
+    },
+    /// Bytes that are not text.
+    #[error("expected UTF-8, found the byte {found:02x}")]
+    Utf8 {
+        /// The first wrong byte.
+        found: u8,
     },
     /// Too many fields or constants.
     #[error("more than {limit} {what}")]
@@ -91,6 +98,15 @@ pub enum Mistake {
         /// Where it stands first.
         first_line: usize,
     },
+    /// A `.srv` file without a line `---`.
+    #[error("expected a line `---` between request and response, found the end of the file")]
+    Undivided,
+    /// A `.srv` file with more than one.
+    #[error("expected one line `---`, found a second one; the first is on line {first_line}")]
+    DividedTwice {
+        /// Where the first stands.
+        first_line: usize,
+    },
     /// `@enum` without `package/Name.field`.
     #[error("expected `@enum Name.field` or `@enum package/Name.field`, found `{found}`")]
     Annotation {
@@ -104,20 +120,97 @@ pub enum Mistake {
 /// # Errors
 /// A [`DefinitionError`] with line and column of the first mistake.
 pub fn parse(folder: &str, name: &str, text: &str) -> Result<Definition, DefinitionError> {
-    let mut parser = Parser::new(folder, name, text);
-    parser
-        .run(text)
-        .map_err(|(line, column, mistake)| DefinitionError {
-            file: format!("{folder}/msg/{name}.msg"),
-            line,
-            column,
-            mistake,
-        })?;
+    whole_file(folder, Interface::Message, name, text)
+        .and_then(|()| {
+            let place = Part {
+                folder,
+                interface: Interface::Message,
+                name,
+                first_line: 1,
+            };
+            read(&place, text)
+        })
+        .map_err(|failure| located(folder, Interface::Message, name, failure))
+}
+
+/// What is read: a whole `.msg` file, or the request or response of a `.srv` file.
+pub(super) struct Part<'t> {
+    /// Package with an optional `@variant`.
+    pub(super) folder: &'t str,
+    /// Kind of file.
+    pub(super) interface: Interface,
+    /// Message name, `Header` or `Trigger_Request`.
+    pub(super) name: &'t str,
+    /// Line of the file that the text starts at.
+    pub(super) first_line: usize,
+}
+
+/// Reads the text of a part; [`whole_file`] comes first.
+pub(super) fn read(part: &Part<'_>, text: &str) -> Result<Definition, Failure> {
+    let mut parser = Parser::new(part, text);
+    parser.run(text, part.first_line)?;
     Ok(parser.definition)
 }
 
+/// Checks size and names of a file.
+pub(super) fn whole_file(
+    folder: &str,
+    interface: Interface,
+    name: &str,
+    text: &str,
+) -> Result<(), Failure> {
+    let at_start = |mistake| (1, 1, mistake);
+    if text.len() > MAX_DEFINITION_BYTES {
+        return Err(at_start(Mistake::TooLong { found: text.len() }));
+    }
+    check_package(folder.split('@').next().unwrap_or(folder)).map_err(at_start)?;
+    let what = match interface {
+        Interface::Message => "message",
+        Interface::Service => "service",
+    };
+    let expected = "a capital, then letters and digits";
+    check(names::is_message(name), what, expected, name).map_err(at_start)
+}
+
+/// Puts the file's name to a failure.
+pub(super) fn located(
+    folder: &str,
+    interface: Interface,
+    name: &str,
+    (line, column, mistake): Failure,
+) -> DefinitionError {
+    let kind = interface.folder();
+    DefinitionError {
+        file: format!("{folder}/{kind}/{name}.{kind}"),
+        line,
+        column,
+        mistake,
+    }
+}
+
+/// The text of a file.
+///
+/// # Errors
+/// A [`DefinitionError`] with line and column of the first byte that is not UTF-8.
+pub(crate) fn text_of<'b>(
+    folder: &str,
+    interface: Interface,
+    name: &str,
+    bytes: &'b [u8],
+) -> Result<&'b str, DefinitionError> {
+    std::str::from_utf8(bytes).map_err(|error| {
+        let (before, after) = bytes.split_at(error.valid_up_to());
+        let found = after.first().copied().unwrap_or(0);
+        let before = String::from_utf8_lossy(before);
+        let last = before.rsplit('\n').next().unwrap_or("");
+        let line = before.matches('\n').count() + 1;
+        let failure = (line, last.chars().count() + 1, Mistake::Utf8 { found });
+        located(folder, interface, name, failure)
+    })
+}
+
 /// Line, column, mistake.
-type Failure = (usize, usize, Mistake);
+pub(super) type Failure = (usize, usize, Mistake);
 
 struct Parser {
     definition: Definition,
@@ -156,23 +249,20 @@ impl<'t> Piece<'t> {
 }
 
 impl Parser {
-    fn new(folder: &str, name: &str, text: &str) -> Self {
-        let (package, variant) = match folder.split_once('@') {
+    fn new(part: &Part<'_>, text: &str) -> Self {
+        let (package, variant) = match part.folder.split_once('@') {
             Some((package, variant)) => (package, Some(variant.to_owned())),
-            None => (folder, None),
+            None => (part.folder, None),
         };
         let definition = Definition {
             package: package.to_owned(),
             variant,
-            name: name.to_owned(),
+            interface: part.interface,
+            name: part.name.to_owned(),
             fields: Vec::new(),
             constants: Vec::new(),
             comment: String::new(),
-            text: if text.len() <= MAX_DEFINITION_BYTES {
-                text.to_owned()
-            } else {
-                String::new()
-            },
+            text: text.to_owned(),
         };
         Self {
             definition,
@@ -181,15 +271,9 @@ impl Parser {
         }
     }
 
-    fn run(&mut self, text: &str) -> Result<(), Failure> {
-        if text.len() > MAX_DEFINITION_BYTES {
-            return Err((1, 1, Mistake::TooLong { found: text.len() }));
-        }
-        let whole_file = |mistake| (1, 1, mistake);
-        check_package(&self.definition.package).map_err(whole_file)?;
-        check_message(&self.definition.name).map_err(whole_file)?;
+    fn run(&mut self, text: &str, first_line: usize) -> Result<(), Failure> {
         for (index, line) in text.lines().enumerate() {
-            self.line(index + 1, line.trim_end_matches('\r'))?;
+            self.line(first_line + index, line.trim_end_matches('\r'))?;
         }
         if self.definition.fields.is_empty() {
             self.definition.fields.push(Field {
@@ -201,6 +285,7 @@ impl Parser {
                 default: None,
                 comment: String::new(),
                 values: Values::Unnamed,
+                place: Place::START,
             });
         }
         Ok(())
@@ -247,7 +332,11 @@ impl Parser {
                 .map_err(|(on_value, m)| at(if on_value { value } else { kind_text }, m))
         } else {
             check_field(name.text).map_err(|m| at(name, m))?;
-            self.field(kind, name.text, rest.text.trim_end(), comment)
+            let place = Place {
+                line: number,
+                column: kind_text.column,
+            };
+            self.field(kind, name.text, rest.text.trim_end(), comment, place)
                 .map_err(|m| at(rest, m))
         }
     }
@@ -280,6 +369,7 @@ impl Parser {
         name: &str,
         default: &str,
         comment: &str,
+        place: Place,
     ) -> Result<(), Mistake> {
         if self.definition.fields.len() >= MAX_FIELDS {
             return Err(Mistake::TooMany {
@@ -299,6 +389,7 @@ impl Parser {
             default,
             comment: comment.to_owned(),
             values,
+            place,
         });
         Ok(())
     }
@@ -569,11 +660,6 @@ fn check(
 fn check_package(name: &str) -> Result<(), Mistake> {
     let expected = "lower case letters, digits and single underscores";
     check(names::is_package(name), "package", expected, name)
-}
-
-fn check_message(name: &str) -> Result<(), Mistake> {
-    let expected = "a capital, then letters and digits";
-    check(names::is_message(name), "message", expected, name)
 }
 
 fn check_field(name: &str) -> Result<(), Mistake> {

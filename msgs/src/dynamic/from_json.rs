@@ -9,7 +9,7 @@ use crate::definition::{Base, Count, Field, Literal, Scalar};
 use crate::names;
 use crate::registry::{Link, Registry, Type};
 use crate::unique_identifier_msgs::UUID;
-use crate::writer::{Full, Writer};
+use crate::writer::{Full, Limited};
 
 /// Characters of a wrong value that an error repeats.
 const SHOWN_CHARS: usize = 40;
@@ -24,7 +24,7 @@ pub(super) fn write(
 ) -> Result<Vec<u8>, Box<JsonError>> {
     let mut walk = Walk {
         registry,
-        writer: Writer::new(),
+        writer: Limited::new(),
     };
     walk.message(wanted, value)?;
     Ok(walk.writer.finish())
@@ -32,7 +32,7 @@ pub(super) fn write(
 
 struct Walk<'r> {
     registry: &'r Registry,
-    writer: Writer,
+    writer: Limited,
 }
 
 impl From<Full> for Box<JsonError> {

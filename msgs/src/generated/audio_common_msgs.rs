@@ -2,6 +2,7 @@
 
 use super::std_msgs;
 use crate::message::messages;
+use crate::view::views;
 
 messages! {
     Audio: "audio_common_msgs/msg/Audio" {
@@ -26,5 +27,23 @@ messages! {
     AudioStamped: "audio_common_msgs/msg/AudioStamped", stamp header.stamp {
         "`std_msgs/Header`" header: std_msgs::Header;
         "`audio_common_msgs/Audio`" audio: Audio;
+    }
+}
+
+views! {
+    AudioView: Audio {
+        "`audio_common_msgs/AudioData`" audio_data: AudioDataView<'a>;
+        "`audio_common_msgs/AudioInfo`" info: AudioInfo;
+    }
+    AudioDataView: AudioData {
+        "`float32[]`" float32_data: std::borrow::Cow<'a, [f32]>;
+        "`int32[]`" int32_data: std::borrow::Cow<'a, [i32]>;
+        "`int16[]`" int16_data: std::borrow::Cow<'a, [i16]>;
+        "`int8[]`" int8_data: std::borrow::Cow<'a, [i8]>;
+        "`uint8[]`" uint8_data: &'a [u8];
+    }
+    AudioStampedView: AudioStamped {
+        "`std_msgs/Header`" header: std_msgs::Header;
+        "`audio_common_msgs/Audio`" audio: AudioView<'a>;
     }
 }

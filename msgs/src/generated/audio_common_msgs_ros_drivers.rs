@@ -2,6 +2,7 @@
 
 use super::std_msgs;
 use crate::message::messages;
+use crate::view::views;
 
 messages! {
     AudioData: "audio_common_msgs/msg/AudioData" as "audio_common_msgs@ros-drivers/msg/AudioData" {
@@ -18,5 +19,15 @@ messages! {
         "`string`" sample_format: String;
         "`uint32`" bitrate: u32;
         "`string`" coding_format: String;
+    }
+}
+
+views! {
+    AudioDataView: AudioData {
+        "`uint8[]`" data: &'a [u8];
+    }
+    AudioDataStampedView: AudioDataStamped {
+        "`std_msgs/Header`" header: std_msgs::Header;
+        "`audio_common_msgs/AudioData`" audio: AudioDataView<'a>;
     }
 }

@@ -7,6 +7,7 @@ use super::shape_msgs;
 use super::std_msgs;
 use super::unique_identifier_msgs;
 use crate::message::messages;
+use crate::view::views;
 
 messages! {
     #[derive(Copy)]
@@ -442,5 +443,19 @@ messages! {
     VelocityFactorArray: "autoware_adapi_v1_msgs/msg/VelocityFactorArray", stamp header.stamp {
         "`std_msgs/Header`" header: std_msgs::Header;
         "`autoware_adapi_v1_msgs/VelocityFactor[]`" factors: Vec<VelocityFactor>;
+    }
+}
+
+views! {
+    DoorLayoutView: DoorLayout {
+        "`uint8[]`" roles: &'a [u8];
+        "`string`" description: &'a str;
+    }
+    DynamicObjectView: DynamicObject {
+        "`unique_identifier_msgs/UUID`" id: unique_identifier_msgs::UUID;
+        "`float64`" existence_probability: f64;
+        "`autoware_adapi_v1_msgs/ObjectClassification[]`" classification: Vec<ObjectClassification>;
+        "`autoware_adapi_v1_msgs/DynamicObjectKinematics`" kinematics: DynamicObjectKinematics;
+        "`shape_msgs/SolidPrimitive`" shape: shape_msgs::SolidPrimitiveView<'a>;
     }
 }

@@ -3,6 +3,7 @@
 use super::builtin_interfaces;
 use super::std_msgs;
 use crate::message::messages;
+use crate::view::views;
 
 messages! {
     #[derive(Copy, Eq, Hash, PartialOrd, Ord)]
@@ -76,5 +77,28 @@ messages! {
     StringStamped: "autoware_internal_debug_msgs/msg/StringStamped", stamp stamp {
         "`builtin_interfaces/Time`" stamp: builtin_interfaces::Time;
         "`string`" data: String;
+    }
+}
+
+views! {
+    Float32MultiArrayStampedView: Float32MultiArrayStamped {
+        "`builtin_interfaces/Time`" stamp: builtin_interfaces::Time;
+        "`std_msgs/MultiArrayLayout`" layout: std_msgs::MultiArrayLayout;
+        "`float32[]`" data: std::borrow::Cow<'a, [f32]>;
+    }
+    Float64MultiArrayStampedView: Float64MultiArrayStamped {
+        "`builtin_interfaces/Time`" stamp: builtin_interfaces::Time;
+        "`std_msgs/MultiArrayLayout`" layout: std_msgs::MultiArrayLayout;
+        "`float64[]`" data: std::borrow::Cow<'a, [f64]>;
+    }
+    Int32MultiArrayStampedView: Int32MultiArrayStamped {
+        "`builtin_interfaces/Time`" stamp: builtin_interfaces::Time;
+        "`std_msgs/MultiArrayLayout`" layout: std_msgs::MultiArrayLayout;
+        "`int32[]`" data: std::borrow::Cow<'a, [i32]>;
+    }
+    Int64MultiArrayStampedView: Int64MultiArrayStamped {
+        "`builtin_interfaces/Time`" stamp: builtin_interfaces::Time;
+        "`std_msgs/MultiArrayLayout`" layout: std_msgs::MultiArrayLayout;
+        "`int64[]`" data: std::borrow::Cow<'a, [i64]>;
     }
 }

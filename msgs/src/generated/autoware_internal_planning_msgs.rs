@@ -7,6 +7,7 @@ use super::geometry_msgs;
 use super::std_msgs;
 use super::unique_identifier_msgs;
 use crate::message::messages;
+use crate::view::views;
 
 messages! {
     CandidateTrajectories: "autoware_internal_planning_msgs/msg/CandidateTrajectories" {
@@ -124,5 +125,12 @@ messages! {
         "`float32`" min_acceleration: f32;
         "`float32`" max_jerk: f32;
         "`float32`" min_jerk: f32;
+    }
+}
+
+views! {
+    PathPointWithLaneIdView: PathPointWithLaneId {
+        "`autoware_planning_msgs/PathPoint`" point: autoware_planning_msgs::PathPoint;
+        "`int64[]`" lane_ids: std::borrow::Cow<'a, [i64]>;
     }
 }

@@ -220,6 +220,7 @@ pub(crate) const DEFINITIONS: &[(&str, &str, &str)] = &[
     ("sensor_msgs", "RelativeHumidity", include_str!("../../msg/sensor_msgs/msg/RelativeHumidity.msg")),
     ("sensor_msgs", "Temperature", include_str!("../../msg/sensor_msgs/msg/Temperature.msg")),
     ("sensor_msgs", "TimeReference", include_str!("../../msg/sensor_msgs/msg/TimeReference.msg")),
+    ("service_msgs", "ServiceEventInfo", include_str!("../../msg/service_msgs/msg/ServiceEventInfo.msg")),
     ("shape_msgs", "SolidPrimitive", include_str!("../../msg/shape_msgs/msg/SolidPrimitive.msg")),
     ("std_msgs", "Bool", include_str!("../../msg/std_msgs/msg/Bool.msg")),
     ("std_msgs", "Byte", include_str!("../../msg/std_msgs/msg/Byte.msg")),
@@ -271,4 +272,14 @@ pub(crate) const DEFINITIONS: &[(&str, &str, &str)] = &[
     ("vision_msgs", "VisionInfo", include_str!("../../msg/vision_msgs/msg/VisionInfo.msg")),
     ("whisper_msgs", "GrammarConfig", include_str!("../../msg/whisper_msgs/msg/GrammarConfig.msg")),
     ("whisper_msgs", "Transcription", include_str!("../../msg/whisper_msgs/msg/Transcription.msg")),
+];
+
+/// Package folder, service name, text.
+#[rustfmt::skip]
+pub(crate) const SERVICES: &[(&str, &str, &str)] = &[
+    ("llmasos_msgs", "Ask", include_str!("../../msg/llmasos_msgs/srv/Ask.srv")),
+    ("llmasos_msgs", "Say", include_str!("../../msg/llmasos_msgs/srv/Say.srv")),
+    ("std_srvs", "Empty", include_str!("../../msg/std_srvs/srv/Empty.srv")),
+    ("std_srvs", "SetBool", include_str!("../../msg/std_srvs/srv/SetBool.srv")),
+    ("std_srvs", "Trigger", include_str!("../../msg/std_srvs/srv/Trigger.srv")),
 ];

@@ -4,6 +4,7 @@ use super::builtin_interfaces;
 use super::geometry_msgs;
 use super::std_msgs;
 use crate::message::messages;
+use crate::view::views;
 
 messages! {
     GridCells: "nav_msgs/msg/GridCells", stamp header.stamp {
@@ -33,5 +34,13 @@ messages! {
     Path: "nav_msgs/msg/Path", stamp header.stamp {
         "`std_msgs/Header`" header: std_msgs::Header;
         "`geometry_msgs/PoseStamped[]`" poses: Vec<geometry_msgs::PoseStamped>;
+    }
+}
+
+views! {
+    OccupancyGridView: OccupancyGrid {
+        "`std_msgs/Header`" header: std_msgs::Header;
+        "`nav_msgs/MapMetaData`" info: MapMetaData;
+        "`int8[]`" data: std::borrow::Cow<'a, [i8]>;
     }
 }

@@ -4,6 +4,7 @@ use super::sensor_msgs;
 use super::std_msgs;
 use super::vision_msgs;
 use crate::message::messages;
+use crate::view::views;
 
 messages! {
     AudioMessage: "rai_interfaces/msg/AudioMessage" {
@@ -24,5 +25,13 @@ messages! {
         "`std_msgs/Header`" header: std_msgs::Header;
         "`vision_msgs/Detection2D[]`" detections: Vec<vision_msgs::Detection2D>;
         "`string[]`" detection_classes: Vec<String>;
+    }
+}
+
+views! {
+    AudioMessageView: AudioMessage {
+        "`int16[]`" audio: std::borrow::Cow<'a, [i16]>;
+        "`uint16`" sample_rate: u16;
+        "`uint16`" channels: u16;
     }
 }

@@ -4,6 +4,7 @@ use super::builtin_interfaces;
 use super::geometry_msgs;
 use super::std_msgs;
 use crate::message::messages;
+use crate::view::views;
 
 messages! {
     BatteryState: "sensor_msgs/msg/BatteryState", stamp header.stamp {
@@ -254,5 +255,95 @@ messages! {
         "`std_msgs/Header`" header: std_msgs::Header;
         "`builtin_interfaces/Time`" time_ref: builtin_interfaces::Time;
         "`string`" source: String;
+    }
+}
+
+views! {
+    BatteryStateView: BatteryState {
+        "`std_msgs/Header`" header: std_msgs::Header;
+        "`float32`" voltage: f32;
+        "`float32`" temperature: f32;
+        "`float32`" current: f32;
+        "`float32`" charge: f32;
+        "`float32`" capacity: f32;
+        "`float32`" design_capacity: f32;
+        "`float32`" percentage: f32;
+        "`uint8`" power_supply_status: u8;
+        "`uint8`" power_supply_health: u8;
+        "`uint8`" power_supply_technology: u8;
+        "`bool`" present: bool;
+        "`float32[]`" cell_voltage: std::borrow::Cow<'a, [f32]>;
+        "`float32[]`" cell_temperature: std::borrow::Cow<'a, [f32]>;
+        "`string`" location: &'a str;
+        "`string`" serial_number: &'a str;
+    }
+    CameraInfoView: CameraInfo {
+        "`std_msgs/Header`" header: std_msgs::Header;
+        "`uint32`" height: u32;
+        "`uint32`" width: u32;
+        "`string`" distortion_model: &'a str;
+        "`float64[]`" d: std::borrow::Cow<'a, [f64]>;
+        "`float64[9]`" k: [f64; 9];
+        "`float64[9]`" r: [f64; 9];
+        "`float64[12]`" p: [f64; 12];
+        "`uint32`" binning_x: u32;
+        "`uint32`" binning_y: u32;
+        "`sensor_msgs/RegionOfInterest`" roi: RegionOfInterest;
+    }
+    ChannelFloat32View: ChannelFloat32 {
+        "`string`" name: &'a str;
+        "`float32[]`" values: std::borrow::Cow<'a, [f32]>;
+    }
+    CompressedImageView: CompressedImage {
+        "`std_msgs/Header`" header: std_msgs::Header;
+        "`string`" format: &'a str;
+        "`uint8[]`" data: &'a [u8];
+    }
+    ImageView: Image {
+        "`std_msgs/Header`" header: std_msgs::Header;
+        "`uint32`" height: u32;
+        "`uint32`" width: u32;
+        "`string`" encoding: &'a str;
+        "`uint8`" is_bigendian: u8;
+        "`uint32`" step: u32;
+        "`uint8[]`" data: &'a [u8];
+    }
+    JointStateView: JointState {
+        "`std_msgs/Header`" header: std_msgs::Header;
+        "`string[]`" name: Vec<String>;
+        "`float64[]`" position: std::borrow::Cow<'a, [f64]>;
+        "`float64[]`" velocity: std::borrow::Cow<'a, [f64]>;
+        "`float64[]`" effort: std::borrow::Cow<'a, [f64]>;
+    }
+    JoyView: Joy {
+        "`std_msgs/Header`" header: std_msgs::Header;
+        "`float32[]`" axes: std::borrow::Cow<'a, [f32]>;
+        "`int32[]`" buttons: std::borrow::Cow<'a, [i32]>;
+    }
+    LaserEchoView: LaserEcho {
+        "`float32[]`" echoes: std::borrow::Cow<'a, [f32]>;
+    }
+    LaserScanView: LaserScan {
+        "`std_msgs/Header`" header: std_msgs::Header;
+        "`float32`" angle_min: f32;
+        "`float32`" angle_max: f32;
+        "`float32`" angle_increment: f32;
+        "`float32`" time_increment: f32;
+        "`float32`" scan_time: f32;
+        "`float32`" range_min: f32;
+        "`float32`" range_max: f32;
+        "`float32[]`" ranges: std::borrow::Cow<'a, [f32]>;
+        "`float32[]`" intensities: std::borrow::Cow<'a, [f32]>;
+    }
+    PointCloud2View: PointCloud2 {
+        "`std_msgs/Header`" header: std_msgs::Header;
+        "`uint32`" height: u32;
+        "`uint32`" width: u32;
+        "`sensor_msgs/PointField[]`" fields: Vec<PointField>;
+        "`bool`" is_bigendian: bool;
+        "`uint32`" point_step: u32;
+        "`uint32`" row_step: u32;
+        "`uint8[]`" data: &'a [u8];
+        "`bool`" is_dense: bool;
     }
 }

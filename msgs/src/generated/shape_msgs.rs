@@ -2,6 +2,7 @@
 
 use super::geometry_msgs;
 use crate::message::messages;
+use crate::view::views;
 
 messages! {
     SolidPrimitive: "shape_msgs/msg/SolidPrimitive" {
@@ -13,5 +14,13 @@ messages! {
         const CYLINDER: u8 = 3;
         const CONE: u8 = 4;
         const PRISM: u8 = 5;
+    }
+}
+
+views! {
+    SolidPrimitiveView: SolidPrimitive {
+        "`uint8`" r#type: u8;
+        "`float64[<=3]`" dimensions: std::borrow::Cow<'a, [f64]>, at most 3;
+        "`geometry_msgs/Polygon`" polygon: geometry_msgs::Polygon;
     }
 }

@@ -2,6 +2,7 @@
 
 use super::builtin_interfaces;
 use crate::message::messages;
+use crate::view::views;
 
 messages! {
     #[derive(Copy, Eq, Hash, PartialOrd, Ord)]
@@ -128,5 +129,52 @@ messages! {
         "`std_msgs/MultiArrayLayout`" layout: MultiArrayLayout;
         #[serde(serialize_with = "serde_bytes::serialize")]
         "`uint8[]`" data: Vec<u8>;
+    }
+}
+
+views! {
+    ByteMultiArrayView: ByteMultiArray {
+        "`std_msgs/MultiArrayLayout`" layout: MultiArrayLayout;
+        "`byte[]`" data: &'a [u8];
+    }
+    Float32MultiArrayView: Float32MultiArray {
+        "`std_msgs/MultiArrayLayout`" layout: MultiArrayLayout;
+        "`float32[]`" data: std::borrow::Cow<'a, [f32]>;
+    }
+    Float64MultiArrayView: Float64MultiArray {
+        "`std_msgs/MultiArrayLayout`" layout: MultiArrayLayout;
+        "`float64[]`" data: std::borrow::Cow<'a, [f64]>;
+    }
+    Int16MultiArrayView: Int16MultiArray {
+        "`std_msgs/MultiArrayLayout`" layout: MultiArrayLayout;
+        "`int16[]`" data: std::borrow::Cow<'a, [i16]>;
+    }
+    Int32MultiArrayView: Int32MultiArray {
+        "`std_msgs/MultiArrayLayout`" layout: MultiArrayLayout;
+        "`int32[]`" data: std::borrow::Cow<'a, [i32]>;
+    }
+    Int64MultiArrayView: Int64MultiArray {
+        "`std_msgs/MultiArrayLayout`" layout: MultiArrayLayout;
+        "`int64[]`" data: std::borrow::Cow<'a, [i64]>;
+    }
+    Int8MultiArrayView: Int8MultiArray {
+        "`std_msgs/MultiArrayLayout`" layout: MultiArrayLayout;
+        "`int8[]`" data: std::borrow::Cow<'a, [i8]>;
+    }
+    UInt16MultiArrayView: UInt16MultiArray {
+        "`std_msgs/MultiArrayLayout`" layout: MultiArrayLayout;
+        "`uint16[]`" data: std::borrow::Cow<'a, [u16]>;
+    }
+    UInt32MultiArrayView: UInt32MultiArray {
+        "`std_msgs/MultiArrayLayout`" layout: MultiArrayLayout;
+        "`uint32[]`" data: std::borrow::Cow<'a, [u32]>;
+    }
+    UInt64MultiArrayView: UInt64MultiArray {
+        "`std_msgs/MultiArrayLayout`" layout: MultiArrayLayout;
+        "`uint64[]`" data: std::borrow::Cow<'a, [u64]>;
+    }
+    UInt8MultiArrayView: UInt8MultiArray {
+        "`std_msgs/MultiArrayLayout`" layout: MultiArrayLayout;
+        "`uint8[]`" data: &'a [u8];
     }
 }

@@ -34,9 +34,11 @@ def convert(kind, value):
 def main():
     out = {}
     for name, vector in json.loads((here / "cdr_vectors.json").read_text()).items():
-        package, _, message = name.split("/")
+        package, kind, message = name.split("/")
         try:
-            cls = getattr(importlib.import_module(package + ".msg"), message)
+            cls = importlib.import_module(f"{package}.{kind}")
+            for part in message.split("_"):  # Trigger.Request
+                cls = getattr(cls, part)
         except (ImportError, AttributeError):
             continue
         out[name] = bytes(serialize_message(build(cls, vector["value"]))).hex()

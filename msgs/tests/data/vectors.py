@@ -1,11 +1,13 @@
-"""Writes cdr_vectors.json: for every definition in ../../msg a message, as values and as CDR, written by rosbags.
+"""Writes cdr_vectors.json: for every definition in ../../msg a message, as values and as CDR, written by rosbags;
+for a service its request and its response.
 
 rosbags (pip install rosbags==0.11.9) is a CDR implementation of its own; its bytes equal Fast-CDR's except for the
-padding, which it zeroes. Every scalar has its own number, so that a swapped field shows. Usage: python vectors.py
+padding, which it zeroes. Every scalar of a message has its own number, so that a swapped field shows. Usage: python vectors.py
 """
 import itertools
 import json
 import pathlib
+import re
 
 import numpy as np
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
@@ -37,6 +39,21 @@ def numbers(kind, count):
     return np.array([scalar(kind) for _ in range(count)], dtype=dtype)
 
 
+def definitions(folder):
+    """Names and texts of a package's messages, those of its services included."""
+    for path in sorted(folder.glob("msg/*.msg")):
+        yield f"msg/{path.stem}", path.read_text()
+    for path in sorted(folder.glob("srv/*.srv")):
+        request, response = re.split(r"^---$", path.read_text(), flags=re.M)
+        yield f"srv/{path.stem}_Request", request
+        yield f"srv/{path.stem}_Response", response
+
+
+def rosbags_name(package, name):
+    """rosbags knows no services: their messages are registered as messages, which changes no byte."""
+    return f"{package}/msg/{name.split('/')[1]}"
+
+
 class Store:
     def __init__(self, variant):
         self.store = get_typestore(Stores.EMPTY)
@@ -46,8 +63,8 @@ class Store:
             other = root / f"{package}@{variant}"
             if of != variant and (of or (variant and other.exists())):
                 continue
-            for path in sorted(folder.glob("msg/*.msg")):
-                add.update(get_types_from_msg(path.read_text(), f"{package}/msg/{path.stem}"))
+            for name, text in definitions(folder):
+                add.update(get_types_from_msg(text, rosbags_name(package, name)))
         self.store.register(add)
 
     def fill(self, name):
@@ -77,6 +94,8 @@ class Store:
         return value.item() if isinstance(value, np.generic) else value
 
     def vector(self, name):
+        global counter
+        counter = itertools.count(1)  # For each message, so that a new definition leaves the others' vectors alone.
         message = self.fill(name)
         return {"value": self.plain(message), "cdr": bytes(self.store.serialize_cdr(message, name)).hex()}
 
@@ -87,8 +106,8 @@ def main():
         package, _, variant = folder.name.partition("@")
         if variant not in stores:
             stores[variant] = Store(variant)
-        for path in sorted(folder.glob("msg/*.msg")):
-            vectors[f"{folder.name}/msg/{path.stem}"] = stores[variant].vector(f"{package}/msg/{path.stem}")
+        for name, _ in definitions(folder):
+            vectors[f"{folder.name}/{name}"] = stores[variant].vector(rosbags_name(package, name))
     lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(v, separators=(',', ':'))}" for name, v in vectors.items())
     (here / "cdr_vectors.json").write_text("{\n" + lines + "\n}\n")
     print(len(vectors), "vectors")

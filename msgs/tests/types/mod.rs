@@ -179,9 +179,13 @@ macro_rules! every_type {
         $check::<llmasos_msgs::geometry_msgs::VelocityStamped>($($argument),*);
         $check::<llmasos_msgs::geometry_msgs::Wrench>($($argument),*);
         $check::<llmasos_msgs::geometry_msgs::WrenchStamped>($($argument),*);
+        $check::<llmasos_msgs::llmasos_msgs::AskRequest>($($argument),*);
+        $check::<llmasos_msgs::llmasos_msgs::AskResponse>($($argument),*);
         $check::<llmasos_msgs::llmasos_msgs::GateVerdict>($($argument),*);
         $check::<llmasos_msgs::llmasos_msgs::PerceptionSummary>($($argument),*);
         $check::<llmasos_msgs::llmasos_msgs::PlannerAdvice>($($argument),*);
+        $check::<llmasos_msgs::llmasos_msgs::SayRequest>($($argument),*);
+        $check::<llmasos_msgs::llmasos_msgs::SayResponse>($($argument),*);
         $check::<llmasos_msgs::llmasos_msgs::SceneObject>($($argument),*);
         $check::<llmasos_msgs::llmasos_msgs::SpeechCommand>($($argument),*);
         $check::<llmasos_msgs::nav_msgs::GridCells>($($argument),*);
@@ -220,6 +224,7 @@ macro_rules! every_type {
         $check::<llmasos_msgs::sensor_msgs::RelativeHumidity>($($argument),*);
         $check::<llmasos_msgs::sensor_msgs::Temperature>($($argument),*);
         $check::<llmasos_msgs::sensor_msgs::TimeReference>($($argument),*);
+        $check::<llmasos_msgs::service_msgs::ServiceEventInfo>($($argument),*);
         $check::<llmasos_msgs::shape_msgs::SolidPrimitive>($($argument),*);
         $check::<llmasos_msgs::std_msgs::Bool>($($argument),*);
         $check::<llmasos_msgs::std_msgs::Byte>($($argument),*);
@@ -251,6 +256,12 @@ macro_rules! every_type {
         $check::<llmasos_msgs::std_msgs::UInt64MultiArray>($($argument),*);
         $check::<llmasos_msgs::std_msgs::UInt8>($($argument),*);
         $check::<llmasos_msgs::std_msgs::UInt8MultiArray>($($argument),*);
+        $check::<llmasos_msgs::std_srvs::EmptyRequest>($($argument),*);
+        $check::<llmasos_msgs::std_srvs::EmptyResponse>($($argument),*);
+        $check::<llmasos_msgs::std_srvs::SetBoolRequest>($($argument),*);
+        $check::<llmasos_msgs::std_srvs::SetBoolResponse>($($argument),*);
+        $check::<llmasos_msgs::std_srvs::TriggerRequest>($($argument),*);
+        $check::<llmasos_msgs::std_srvs::TriggerResponse>($($argument),*);
         $check::<llmasos_msgs::tf2_msgs::TFMessage>($($argument),*);
         $check::<llmasos_msgs::unique_identifier_msgs::UUID>($($argument),*);
         $check::<llmasos_msgs::vision_msgs::BoundingBox2D>($($argument),*);
@@ -274,4 +285,49 @@ macro_rules! every_type {
     };
 }
 
+#[allow(unused_macros, reason = "only some tests read in place")]
+#[rustfmt::skip]
+macro_rules! every_type_in_place {
+    ($check:ident $(, $argument:expr)*) => {
+        $check::<llmasos_msgs::audio_common_msgs::Audio>($($argument),*);
+        $check::<llmasos_msgs::audio_common_msgs::AudioData>($($argument),*);
+        $check::<llmasos_msgs::audio_common_msgs::AudioStamped>($($argument),*);
+        $check::<llmasos_msgs::audio_common_msgs_ros_drivers::AudioData>($($argument),*);
+        $check::<llmasos_msgs::audio_common_msgs_ros_drivers::AudioDataStamped>($($argument),*);
+        $check::<llmasos_msgs::autoware_adapi_v1_msgs::DoorLayout>($($argument),*);
+        $check::<llmasos_msgs::autoware_adapi_v1_msgs::DynamicObject>($($argument),*);
+        $check::<llmasos_msgs::autoware_internal_debug_msgs::Float32MultiArrayStamped>($($argument),*);
+        $check::<llmasos_msgs::autoware_internal_debug_msgs::Float64MultiArrayStamped>($($argument),*);
+        $check::<llmasos_msgs::autoware_internal_debug_msgs::Int32MultiArrayStamped>($($argument),*);
+        $check::<llmasos_msgs::autoware_internal_debug_msgs::Int64MultiArrayStamped>($($argument),*);
+        $check::<llmasos_msgs::autoware_internal_planning_msgs::PathPointWithLaneId>($($argument),*);
+        $check::<llmasos_msgs::nav_msgs::OccupancyGrid>($($argument),*);
+        $check::<llmasos_msgs::rai_interfaces::AudioMessage>($($argument),*);
+        $check::<llmasos_msgs::sensor_msgs::BatteryState>($($argument),*);
+        $check::<llmasos_msgs::sensor_msgs::CameraInfo>($($argument),*);
+        $check::<llmasos_msgs::sensor_msgs::ChannelFloat32>($($argument),*);
+        $check::<llmasos_msgs::sensor_msgs::CompressedImage>($($argument),*);
+        $check::<llmasos_msgs::sensor_msgs::Image>($($argument),*);
+        $check::<llmasos_msgs::sensor_msgs::JointState>($($argument),*);
+        $check::<llmasos_msgs::sensor_msgs::Joy>($($argument),*);
+        $check::<llmasos_msgs::sensor_msgs::LaserEcho>($($argument),*);
+        $check::<llmasos_msgs::sensor_msgs::LaserScan>($($argument),*);
+        $check::<llmasos_msgs::sensor_msgs::PointCloud2>($($argument),*);
+        $check::<llmasos_msgs::shape_msgs::SolidPrimitive>($($argument),*);
+        $check::<llmasos_msgs::std_msgs::ByteMultiArray>($($argument),*);
+        $check::<llmasos_msgs::std_msgs::Float32MultiArray>($($argument),*);
+        $check::<llmasos_msgs::std_msgs::Float64MultiArray>($($argument),*);
+        $check::<llmasos_msgs::std_msgs::Int16MultiArray>($($argument),*);
+        $check::<llmasos_msgs::std_msgs::Int32MultiArray>($($argument),*);
+        $check::<llmasos_msgs::std_msgs::Int64MultiArray>($($argument),*);
+        $check::<llmasos_msgs::std_msgs::Int8MultiArray>($($argument),*);
+        $check::<llmasos_msgs::std_msgs::UInt16MultiArray>($($argument),*);
+        $check::<llmasos_msgs::std_msgs::UInt32MultiArray>($($argument),*);
+        $check::<llmasos_msgs::std_msgs::UInt64MultiArray>($($argument),*);
+        $check::<llmasos_msgs::std_msgs::UInt8MultiArray>($($argument),*);
+    };
+}
+
 pub(crate) use every_type;
+#[allow(unused_imports, reason = "only some tests read in place")]
+pub(crate) use every_type_in_place;
