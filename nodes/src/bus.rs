@@ -27,6 +27,8 @@ use zenoh::{
     sample::{Sample, SampleKind},
 };
 
+use crate::clock::{Clock, ClockSource, Follower};
+
 /// Longest payload taken from the bus, in bytes: eleven full-HD RGB images. Anything longer is refused before it is read.
 pub const PAYLOAD_BYTES_MAX: usize = 64 << 20;
 
@@ -123,6 +125,8 @@ pub struct BusOptions {
     pub multicast: bool,
     /// A Zenoh configuration file, passed through; the other fields then only add to it.
     pub config_file: Option<PathBuf>,
+    /// What stamps and ages are measured with.
+    pub clock: ClockSource,
 }
 
 /// One Zenoh session with a namespace. Clones share the session.
@@ -131,6 +135,8 @@ pub struct Bus {
     session: Session,
     namespace: Arc<str>,
     listening: Arc<[String]>,
+    clock: Clock,
+    _clock_feed: Option<Arc<Subscriber<()>>>,
 }
 
 /// How a publisher treats its messages.
@@ -207,11 +213,27 @@ impl Bus {
             listen: listen.clone(),
             reason: error.to_string(),
         })?;
+        let namespace = options.namespace.trim_matches('/');
+        let (clock, feed) = match &options.clock {
+            ClockSource::Wall => (Clock::wall(), None),
+            ClockSource::Topic(topic) => {
+                let (clock, follower) = Clock::followed(topic);
+                let feed = follow(&session, &key_of(namespace, topic), follower).await?;
+                (clock, Some(Arc::new(feed)))
+            }
+        };
         Ok(Bus {
             session,
-            namespace: options.namespace.trim_matches('/').into(),
+            namespace: namespace.into(),
             listening: listen.into(),
+            clock,
+            _clock_feed: feed,
         })
+    }
+
+    /// The time of this graph.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     /// Zenoh key of a topic: absolute ones lose their slash, relative ones get the namespace.
@@ -415,6 +437,26 @@ pub struct Subscription {
 pub struct Answering {
     _inner: Queryable<()>,
     _bus: Bus,
+}
+
+/// Moves a clock by what arrives on its key.
+async fn follow(
+    session: &Session,
+    key: &str,
+    follower: Follower,
+) -> Result<Subscriber<()>, BusError> {
+    session
+        .declare_subscriber(key.to_owned())
+        .callback(move |sample| {
+            if sample.kind() == SampleKind::Put {
+                follower.take(&arrival(&sample));
+            }
+        })
+        .await
+        .map_err(|error| BusError::Topic {
+            topic: key.to_owned(),
+            reason: error.to_string(),
+        })
 }
 
 fn arrival(sample: &Sample) -> Arrival {

@@ -23,7 +23,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     bus::{Arrival, Bus, BusError, PAYLOAD_BYTES_MAX, Priority, Qos, RawPublisher, Subscription},
-    clock,
+    clock::{self, Clock, Reading},
     contract::{Accept, QueuePolicy, TopicContract},
     health::{Ledger, NodeHealth, Outcome},
 };
@@ -80,6 +80,8 @@ pub struct Taken<M> {
     pub stamp_ns: i64,
     /// Id of the publishing session, where known.
     pub publisher: Option<u128>,
+    /// Epoch of the clock it was taken in: after a jump back its stamp says nothing any more.
+    epoch: u32,
 }
 
 /// One input of a node.
@@ -87,13 +89,24 @@ pub struct Port<M> {
     contract: TopicContract,
     queue: Arc<Queue>,
     health: NodeHealth,
+    clock: Clock,
+    epoch: u32,
     last_stamp_ns: Option<i64>,
+    /// Whether it was said already that the time is unknown.
+    told_to_wait: bool,
     _subscription: Subscription,
     _type: PhantomData<fn() -> M>,
 }
 
+/// An arrival with the times of its reception: on the monotonic clock, and on the graph's in ns.
+struct Waiting {
+    arrival: Arrival,
+    arrived: Instant,
+    received_ns: i64,
+}
+
 struct Queue {
-    waiting: Mutex<VecDeque<(Arrival, Instant)>>,
+    waiting: Mutex<VecDeque<Waiting>>,
     depth: usize,
     /// Whether the reader was already told: one wake-up covers every arrival until the reader looks again.
     woken: AtomicBool,
@@ -121,8 +134,9 @@ impl<M: FromBus> Port<M> {
             woken: AtomicBool::new(false),
             ledger: health.edge(port, &contract.topic),
         });
-        let (into, reporter, topic, latest) = (
+        let (into, clock, reporter, topic, latest) = (
             Arc::clone(&queue),
+            bus.clock().clone(),
             health.clone(),
             contract.topic.clone(),
             contract.queue == QueuePolicy::Latest,
@@ -141,7 +155,14 @@ impl<M: FromBus> Port<M> {
                     );
                     return;
                 }
-                into.push(arrival, latest);
+                into.push(
+                    Waiting {
+                        arrival,
+                        arrived: Instant::now(),
+                        received_ns: clock.now_ns(),
+                    },
+                    latest,
+                );
                 if !into.woken.swap(true, Ordering::AcqRel) {
                     wake();
                 }
@@ -151,7 +172,10 @@ impl<M: FromBus> Port<M> {
             contract: contract.clone(),
             queue,
             health: health.clone(),
+            clock: bus.clock().clone(),
+            epoch: bus.clock().reading().epoch,
             last_stamp_ns: None,
+            told_to_wait: false,
             _subscription: subscription,
             _type: PhantomData,
         })
@@ -161,11 +185,17 @@ impl<M: FromBus> Port<M> {
     pub fn take(&mut self) -> Option<Taken<M>> {
         self.queue.woken.store(false, Ordering::Release);
         loop {
-            let (arrival, arrived) = self.queue.pop()?;
-            match self.accept(&arrival) {
+            let waiting = self.queue.pop()?;
+            let reading = self.clock.reading();
+            if !reading.is_known() {
+                self.refuse_undated();
+                continue;
+            }
+            match self.accept(&waiting, reading) {
                 Ok((message, stamp_ns)) => {
+                    self.told_to_wait = false;
                     if let Some(limit) = self.age_limit()
-                        && clock::age(stamp_ns, clock::now_ns()).is_some_and(|age| age > limit)
+                        && clock::age(stamp_ns, reading.now_ns).is_some_and(|age| age > limit)
                     {
                         self.queue.ledger.settle(Outcome::Expired);
                         continue;
@@ -173,9 +203,10 @@ impl<M: FromBus> Port<M> {
                     self.queue.ledger.settle(Outcome::Handled);
                     return Some(Taken {
                         message,
-                        arrived,
+                        arrived: waiting.arrived,
                         stamp_ns,
-                        publisher: arrival.publisher,
+                        publisher: waiting.arrival.publisher,
+                        epoch: reading.epoch,
                     });
                 }
                 Err(reason) => {
@@ -198,9 +229,11 @@ impl<M: FromBus> Port<M> {
 
     /// Whether a message taken earlier is still fresh enough to use now.
     pub fn is_fresh(&self, taken: &Taken<M>) -> bool {
-        self.contract.max_age.is_none_or(|limit| {
-            clock::age(taken.stamp_ns, clock::now_ns()).is_none_or(|age| age <= limit)
-        })
+        let reading = self.clock.reading();
+        taken.epoch == reading.epoch
+            && self.contract.max_age.is_none_or(|limit| {
+                clock::age(taken.stamp_ns, reading.now_ns).is_none_or(|age| age <= limit)
+            })
     }
 
     fn age_limit(&self) -> Option<Duration> {
@@ -210,16 +243,40 @@ impl<M: FromBus> Port<M> {
         }
     }
 
-    fn accept(&mut self, arrival: &Arrival) -> Result<(M, i64), String> {
-        let payload = arrival.payload.to_bytes();
-        let message = decode::<M>(&self.contract, &arrival.encoding, &payload)?;
-        let received_ns = clock::wall_ns(arrival.received);
+    /// Without the time nothing can be fresh: refused, and said once.
+    fn refuse_undated(&mut self) {
+        self.queue.ledger.settle(Outcome::Refused);
+        if !std::mem::replace(&mut self.told_to_wait, true) {
+            let reason = self.clock.waiting().unwrap_or_default();
+            self.health.refuse(
+                &self.contract.topic,
+                &format!("the time is unknown: {reason}"),
+            );
+        }
+    }
+
+    fn accept(&mut self, waiting: &Waiting, now: Reading) -> Result<(M, i64), String> {
+        if now.epoch != self.epoch {
+            (self.epoch, self.last_stamp_ns) = (now.epoch, None);
+        }
+        let payload = waiting.arrival.payload.to_bytes();
+        let message = decode::<M>(
+            &self.contract,
+            &waiting.arrival.encoding,
+            &payload,
+            now.now_ns,
+        )?;
         let Some(stamp_ns) = message.stamp_ns() else {
+            // The clock may have jumped back while it waited, or begun.
+            let received_ns = match waiting.received_ns {
+                0 => now.now_ns,
+                received_ns => received_ns.min(now.now_ns),
+            };
             return Ok((message, received_ns));
         };
         check_stamp(
             stamp_ns,
-            clock::now_ns(),
+            now,
             self.last_stamp_ns,
             self.contract.rate_hz.is_some(),
         )?;
@@ -228,7 +285,7 @@ impl<M: FromBus> Port<M> {
     }
 }
 
-/// Decodes a payload by its form, as far as the contract accepts that form. JSON without a stamp is stamped now: people cannot know it.
+/// Decodes a payload by its form, as far as the contract accepts that form. JSON without a stamp is stamped `now_ns`: people cannot know it.
 ///
 /// # Errors
 /// A sentence that says what was expected and what was found.
@@ -236,6 +293,7 @@ pub fn decode<M: FromBus>(
     contract: &TopicContract,
     encoding: &str,
     payload: &[u8],
+    now_ns: i64,
 ) -> Result<M, String> {
     let form = sniff::classify(encoding, payload).map_err(|error| error.to_string())?;
     let (kind, name) = match &form {
@@ -251,7 +309,7 @@ pub fn decode<M: FromBus>(
     }
     match form {
         sniff::Form::Cdr => M::from_cdr(&contract.type_name, payload),
-        sniff::Form::Json(value) => M::from_json(&contract.type_name, &stamped_now(value)),
+        sniff::Form::Json(value) => M::from_json(&contract.type_name, &stamped_now(value, now_ns)),
         sniff::Form::Text(text) => M::from_json(&contract.type_name, &json!({ "data": text })),
     }
 }
@@ -269,11 +327,11 @@ fn accepted_forms(contract: &TopicContract) -> String {
     names.join(" or ")
 }
 
-fn stamped_now(mut value: Value) -> Value {
+fn stamped_now(mut value: Value, now_ns: i64) -> Value {
     let Some(object) = value.as_object_mut() else {
         return value;
     };
-    let now = Time::from_nanos(clock::now_ns());
+    let now = Time::from_nanos(now_ns);
     let stamp = json!({ "sec": now.sec, "nanosec": now.nanosec });
     if let Some(header) = object.get_mut("header").and_then(Value::as_object_mut) {
         header.entry("stamp").or_insert(stamp);
@@ -290,18 +348,18 @@ fn stamped_now(mut value: Value) -> Value {
 /// again from there on, so that a clock that was set back does not silence a topic for ever.
 fn check_stamp(
     stamp_ns: i64,
-    now_ns: i64,
+    now: Reading,
     last_ns: Option<i64>,
     periodic: bool,
 ) -> Result<(), String> {
     if stamp_ns <= 0 {
         return Err("expected a stamp, found zero or a negative time".to_owned());
     }
-    let ahead_ns = stamp_ns.saturating_sub(now_ns);
-    if ahead_ns > clock::FUTURE_TOLERANCE.as_nanos() as i64 {
+    let ahead_ns = stamp_ns.saturating_sub(now.now_ns);
+    if ahead_ns > now.ahead_ns {
         return Err(format!(
             "expected a stamp at most {} ms ahead, found {} ms",
-            clock::FUTURE_TOLERANCE.as_millis(),
+            now.ahead_ns / 1_000_000,
             ahead_ns / 1_000_000
         ));
     }
@@ -312,7 +370,7 @@ fn check_stamp(
 }
 
 impl Queue {
-    fn push(&self, arrival: Arrival, latest: bool) {
+    fn push(&self, arrival: Waiting, latest: bool) {
         let mut waiting = self.lock();
         if waiting.len() == self.depth {
             waiting.pop_front();
@@ -322,14 +380,14 @@ impl Queue {
                 Outcome::Lost
             });
         }
-        waiting.push_back((arrival, Instant::now()));
+        waiting.push_back(arrival);
     }
 
-    fn pop(&self) -> Option<(Arrival, Instant)> {
+    fn pop(&self) -> Option<Waiting> {
         self.lock().pop_front()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<(Arrival, Instant)>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Waiting>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -412,6 +470,10 @@ mod tests {
     #[test]
     fn stamps_are_believed_only_when_they_can_be_true() {
         let now = 100 * SECOND;
+        let reading = Reading {
+            now_ns: now,
+            ..Clock::wall().reading()
+        };
         for (stamp, last, periodic, good, why) in [
             (now - SECOND, None, true, true, "an ordinary stamp"),
             (0, None, true, false, "zero"),
@@ -448,7 +510,7 @@ mod tests {
             (i64::MAX, Some(i64::MIN), true, false, "no overflow"),
         ] {
             assert_eq!(
-                check_stamp(stamp, now, last, periodic).is_ok(),
+                check_stamp(stamp, reading, last, periodic).is_ok(),
                 good,
                 "{why}"
             );
@@ -457,13 +519,15 @@ mod tests {
 
     #[test]
     fn json_from_people_is_stamped_but_theirs_is_kept() {
-        let own =
-            stamped_now(json!({ "header": { "stamp": { "sec": 5, "nanosec": 0 } }, "intent": 1 }));
+        let own = stamped_now(
+            json!({ "header": { "stamp": { "sec": 5, "nanosec": 0 } }, "intent": 1 }),
+            9 * SECOND,
+        );
         assert_eq!(own["header"]["stamp"]["sec"], 5);
-        let without = stamped_now(json!({ "intent": 1 }));
-        assert!(without["header"]["stamp"]["sec"].as_i64().unwrap() > 1_000_000_000);
+        let without = stamped_now(json!({ "intent": 1 }), 9 * SECOND);
+        assert_eq!(without["header"]["stamp"]["sec"], 9);
         assert!(
-            stamped_now(json!({ "data": "hello" }))
+            stamped_now(json!({ "data": "hello" }), 9 * SECOND)
                 .get("header")
                 .is_none(),
             "std_msgs/String has no header"
@@ -472,13 +536,17 @@ mod tests {
 
     #[test]
     fn a_full_queue_says_what_it_dropped() {
-        let arrival = || Arrival {
-            key: "k".into(),
-            payload: vec![0u8].into(),
-            encoding: "zenoh/bytes".into(),
-            received: std::time::SystemTime::now(),
-            sent: None,
-            publisher: None,
+        let arrival = || Waiting {
+            arrival: Arrival {
+                key: "k".into(),
+                payload: vec![0u8].into(),
+                encoding: "zenoh/bytes".into(),
+                received: std::time::SystemTime::now(),
+                sent: None,
+                publisher: None,
+            },
+            arrived: Instant::now(),
+            received_ns: 0,
         };
         for (latest, depth) in [(true, 1), (false, 3)] {
             let queue = Queue {

@@ -12,7 +12,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use llmasos_msgs::{
     autoware_adapi_v1_msgs::{MrmState, OperationModeState},
@@ -34,11 +34,11 @@ use super::decide::{Decision, Memory, decide};
 use super::fact::Now;
 use super::policy::Policy;
 use super::refusal::{Input, Refusal};
-use super::state::{Inputs, ns};
+use super::state::Inputs;
 use super::watchdog::Pulse;
 use crate::{
     bus::{Answering, Bus, BusError, Qos},
-    clock,
+    clock::Clock,
     contract::TopicContract,
     health::{NodeHealth, NodeState},
     port::{FromBus, Output, Port},
@@ -108,6 +108,7 @@ struct Autoware {
     limit: Output<VelocityLimit>,
     clear: Output<VelocityLimitClearCommand>,
     told: Told,
+    clock: Clock,
 }
 
 /// What changes.
@@ -119,7 +120,7 @@ pub struct GateState {
     memory: Memory,
     last: Option<Decision>,
     sequence: u64,
-    started: Instant,
+    clock: Clock,
     ticking: Arc<AtomicBool>,
     described: Arc<Mutex<Value>>,
     _answering: Answering,
@@ -156,7 +157,7 @@ impl Actor for GateNode {
             memory: Memory::default(),
             last: None,
             sequence: 0,
-            started: Instant::now(),
+            clock: self.bus.clock().clone(),
             ticking,
             described,
             _answering: answering,
@@ -257,6 +258,7 @@ impl GateNode {
             limit: Output::open(&self.bus, VELOCITY_LIMIT_TOPIC, Qos::EVENT).await?,
             clear: Output::open(&self.bus, CLEAR_VELOCITY_LIMIT_TOPIC, Qos::EVENT).await?,
             told: Told::Nothing,
+            clock: self.bus.clock().clone(),
         };
         autoware.tell(LimitChange::Clear).await?;
         Ok(autoware)
@@ -280,6 +282,10 @@ impl GateNode {
     /// Takes what arrived, decides, and says so if it is time or something changed.
     async fn round(&self, state: &mut GateState, due: bool) -> Result<(), BusError> {
         self.take(state);
+        if !state.clock.reading().is_known() {
+            // A verdict without a date would be none; the diagnostics say what is waited for.
+            return Ok(());
+        }
         let now = state.now();
         state.inputs.observe_clock(now);
         let decision = decide(&self.policy, &state.inputs, &mut state.memory, now);
@@ -439,10 +445,7 @@ impl GateNode {
 
 impl GateState {
     fn now(&self) -> Now {
-        Now {
-            wall_ns: clock::now_ns(),
-            mono_ns: ns(self.started.elapsed()),
-        }
+        self.clock.reading().into()
     }
 }
 
@@ -451,12 +454,12 @@ impl Autoware {
         match change {
             LimitChange::Set(speed_mps) => {
                 self.limit
-                    .put(&convert::velocity_limit(clock::now_ns(), speed_mps))
+                    .put(&convert::velocity_limit(self.clock.now_ns(), speed_mps))
                     .await?
             }
             LimitChange::Clear => {
                 self.clear
-                    .put(&convert::clear_velocity_limit(clock::now_ns()))
+                    .put(&convert::clear_velocity_limit(self.clock.now_ns()))
                     .await?
             }
         }
