@@ -66,30 +66,29 @@ pub async fn watch(
     let (sender, receiver) = mpsc::channel(BACKLOG);
     let mut subscriptions = Vec::new();
     for contract in topics {
-        let (sender, contract) = (sender.clone(), contract.clone());
+        let (sender, contract, clock) = (sender.clone(), contract.clone(), bus.clock().clone());
         let topic = contract.topic.clone();
         let on = move |arrival: Arrival| {
-            let _ = sender.try_send(seen(&contract, &arrival));
+            let _ = sender.try_send(seen(&contract, &arrival, clock.now_ns()));
         };
         subscriptions.push(bus.subscribe(&topic, on).await?);
     }
     Ok((receiver, subscriptions))
 }
 
-/// What an arrival says under a contract.
-pub fn seen(contract: &TopicContract, arrival: &Arrival) -> Seen {
+/// What an arrival says under a contract, at `now_ns` of the graph's clock.
+pub fn seen(contract: &TopicContract, arrival: &Arrival, now_ns: i64) -> Seen {
     let (data, problem) = match content(contract, arrival) {
         Ok(data) => (data, None),
         Err(problem) => (json!({ "bytes": arrival.payload.len() }), Some(problem)),
     };
     let stamp_ns = stamp(&data).or_else(|| large_stamp(contract, arrival));
-    let received_ns = clock::wall_ns(arrival.received);
     Seen {
         topic: contract.topic.clone(),
         type_name: contract.type_name.clone(),
         arrived: Instant::now(),
         stamp_ns,
-        age: stamp_ns.and_then(|stamp_ns| clock::age(stamp_ns, received_ns)),
+        age: stamp_ns.and_then(|stamp_ns| clock::age(stamp_ns, now_ns)),
         latency: arrival
             .sent
             .and_then(|sent| arrival.received.duration_since(sent).ok()),

@@ -7,6 +7,7 @@ use llmasos_engine::{RuntimeOptions, Spin, audio::EndpointOptions};
 use llmasos_nodes::{
     advisor::{AdvisorOptions, node::Context as AdvisorContext, question::Bounds},
     bus::{BusMode, BusOptions},
+    clock::ClockSource,
     contract::TopicContract,
     gate::{
         fact::{Action, ActionSet, Light, Zone},
@@ -51,6 +52,11 @@ pub fn bus(graph: &Graph, parent: Option<&str>) -> BusOptions {
         multicast: zenoh.multicast,
         config_file: zenoh.config.clone(),
         ros2: None,
+        clock: match &graph.clock {
+            graph::Clock::Topic(topic) => ClockSource::Topic(topic.clone()),
+            // Sources stamp what they play when they send it, so a recording's time is the wall's.
+            graph::Clock::Wall | graph::Clock::Recording => ClockSource::Wall,
+        },
     }
 }
 

@@ -28,7 +28,7 @@ use tracing::{info, warn};
 
 use crate::{
     bus::{Bus, BusError, Qos},
-    clock,
+    clock::Clock,
     output::Lanes,
     ros2::PROCESS_NODE,
 };
@@ -44,6 +44,12 @@ const REASON_CHARS_MAX: usize = 240;
 
 /// Shortest pause between two reports, so that a flood of bad input does not become a flood of diagnostics.
 const REPORT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Longest pause between two reports; on the monotonic clock, so that a paused simulation is no silence.
+const REPORT_PERIOD: Duration = Duration::from_secs(1);
+
+/// Name of the followed clock among the states.
+const CLOCK_NAME: &str = "clock";
 
 /// What a node is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -283,13 +289,16 @@ impl Health {
         let lanes =
             Lanes::open(&bus, &owner, DIAGNOSTICS_TOPIC, DiagnosticArray::TYPE, qos).await?;
         loop {
-            match self.report(bus.namespace()).encode() {
+            match self.report(bus.namespace(), bus.clock()).encode() {
                 Ok(bytes) => lanes.put(bytes.into()).await?,
                 Err(error) => warn!(%error, "diagnostics could not be encoded"),
             }
             tokio::time::sleep(REPORT_PAUSE).await;
-            let _ =
-                tokio::time::timeout(Duration::from_secs(1) - REPORT_PAUSE, self.changed()).await;
+            tokio::select! {
+                () = self.changed() => {}
+                () = bus.clock().news() => {}
+                () = tokio::time::sleep(REPORT_PERIOD - REPORT_PAUSE) => {}
+            }
         }
     }
 
@@ -303,9 +312,10 @@ impl Health {
         }
     }
 
-    fn report(&self, namespace: &str) -> DiagnosticArray {
+    fn report(&self, namespace: &str, clock: &Clock) -> DiagnosticArray {
+        let mut status = clock_status(clock, namespace);
+        let waiting = clock.waiting();
         let mut nodes = self.nodes();
-        let mut status = Vec::new();
         for (name, record) in nodes.iter_mut() {
             for (topic, reason) in record.refusals.drain(..) {
                 status.push(DiagnosticStatus {
@@ -316,11 +326,11 @@ impl Health {
                     values: Vec::new(),
                 });
             }
-            status.push(node_status(name, record, namespace));
+            status.push(node_status(name, record, namespace, waiting.as_deref()));
         }
         DiagnosticArray {
             header: Header {
-                stamp: Time::from_nanos(clock::now_ns()),
+                stamp: Time::from_nanos(clock.now_ns()),
                 frame_id: String::new(),
             },
             status,
@@ -335,11 +345,68 @@ impl Health {
     }
 }
 
-fn node_status(name: &str, record: &NodeRecord, namespace: &str) -> DiagnosticStatus {
+/// The state of a followed clock, after its news.
+fn clock_status(clock: &Clock, namespace: &str) -> Vec<DiagnosticStatus> {
+    let Some(report) = clock.report() else {
+        return Vec::new();
+    };
+    let state = match report.reading.is_known() {
+        true => NodeState::Ready,
+        false => NodeState::Degraded,
+    };
+    let topic = &report.topic;
+    let what = match state {
+        NodeState::Ready => format!("following {topic}"),
+        NodeState::Loading | NodeState::Degraded | NodeState::Failed => {
+            format!("waiting for {topic}")
+        }
+    };
+    let value = |key: &str, value: String| KeyValue {
+        key: key.into(),
+        value,
+    };
+    let mut status: Vec<DiagnosticStatus> = report
+        .news
+        .into_iter()
+        .map(|news| DiagnosticStatus {
+            level: DiagnosticStatus::WARN,
+            name: format!("{CLOCK_NAME}: {topic}"),
+            message: news,
+            hardware_id: namespace.to_owned(),
+            values: Vec::new(),
+        })
+        .collect();
+    status.push(DiagnosticStatus {
+        level: state.level(),
+        name: CLOCK_NAME.to_owned(),
+        message: format!("{}: {what}", state.name()),
+        hardware_id: namespace.to_owned(),
+        values: vec![
+            value("state", state.name().to_owned()),
+            value("now_ns", report.reading.now_ns.to_string()),
+            value("jumps_back", report.reading.epoch.to_string()),
+            value("followed", report.followed.to_string()),
+            value("refused", report.refused.to_string()),
+        ],
+    });
+    status
+}
+
+/// A node that is ready is degraded while the time is unknown: it takes nothing and says nothing.
+fn node_status(
+    name: &str,
+    record: &NodeRecord,
+    namespace: &str,
+    waiting: Option<&str>,
+) -> DiagnosticStatus {
+    let (state, detail) = match (record.state, waiting) {
+        (NodeState::Ready, Some(waiting)) => (NodeState::Degraded, waiting),
+        (state, _) => (state, record.detail.as_str()),
+    };
     let mut values = vec![
         KeyValue {
             key: "state".into(),
-            value: record.state.name().into(),
+            value: state.name().into(),
         },
         KeyValue {
             key: "restarts".into(),
@@ -355,12 +422,12 @@ fn node_status(name: &str, record: &NodeRecord, namespace: &str) -> DiagnosticSt
         value: ledger.count().to_string(),
     }));
     DiagnosticStatus {
-        level: record.state.level(),
+        level: state.level(),
         name: name.to_owned(),
-        message: if record.detail.is_empty() {
-            record.state.name().to_owned()
+        message: if detail.is_empty() {
+            state.name().to_owned()
         } else {
-            format!("{}: {}", record.state.name(), record.detail)
+            format!("{}: {detail}", state.name())
         },
         hardware_id: namespace.to_owned(),
         values,
@@ -481,7 +548,8 @@ mod tests {
         let node = health.node("speech");
         node.set(NodeState::Ready, "");
         node.refuse("mic/audio", "expected CDR, found text");
-        let first = health.report("ego");
+        let wall = Clock::wall();
+        let first = health.report("ego", &wall);
         assert!(
             first
                 .status
@@ -489,7 +557,7 @@ mod tests {
                 .any(|status| status.name == "speech: mic/audio"
                     && status.message.contains("expected CDR"))
         );
-        let second = health.report("ego");
+        let second = health.report("ego", &wall);
         assert!(
             second
                 .status
@@ -503,5 +571,31 @@ mod tests {
                 .iter()
                 .any(|status| status.name == "speech" && status.level == DiagnosticStatus::OK)
         );
+    }
+
+    #[test]
+    fn whoever_follows_a_clock_says_how_it_does() {
+        let health = Health::default();
+        health.node("gate").set(NodeState::Ready, "");
+        let (clock, follower) = Clock::followed("/clock");
+        let message = |report: &DiagnosticArray, name: &str| {
+            let of = |status: &&DiagnosticStatus| status.name == name;
+            report
+                .status
+                .iter()
+                .find(of)
+                .map(|status| status.message.clone())
+                .unwrap_or_default()
+        };
+        let before = health.report("ego", &clock);
+        assert_eq!(before.header.stamp, Time::default(), "unknown is zero");
+        assert_eq!(message(&before, "clock"), "degraded: waiting for /clock");
+        assert_eq!(message(&before, "gate"), "degraded: waiting for /clock");
+        follower.set(5_000_000_000);
+        let after = health.report("ego", &clock);
+        assert_eq!(after.header.stamp.sec, 5, "stamped by the clock");
+        assert_eq!(message(&after, "clock"), "ready: following /clock");
+        assert_eq!(message(&after, "clock: /clock"), "the time is known");
+        assert_eq!(message(&after, "gate"), "ready");
     }
 }

@@ -13,6 +13,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicI64, Ordering},
     },
+    time::SystemTime,
 };
 
 use llmasos_msgs::{
@@ -97,7 +98,8 @@ impl Lanes {
         };
         let attachment = Attachment {
             sequence: ros.sequence.fetch_add(1, Ordering::Relaxed) + 1,
-            stamp_ns: clock::now_ns(),
+            // Wall time also under a simulated clock, as rmw_zenoh does.
+            stamp_ns: clock::wall_ns(SystemTime::now()),
             gid: ros.presence.gid(),
         };
         self.plain.put_attached(cdr.clone(), &attachment).await?;

@@ -31,7 +31,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     bus::{Arrival, Bus, BusError, PAYLOAD_BYTES_MAX, Subscription},
-    clock,
+    clock::{self, Clock, Reading},
     contract::{Accept, QueuePolicy, TopicContract},
     health::{Ledger, NodeHealth, Outcome},
     ros2::{Presence, Subject},
@@ -92,6 +92,8 @@ pub struct Taken<M> {
     pub stamp_ns: i64,
     /// Id of the publishing session, where known.
     pub publisher: Option<u128>,
+    /// Epoch of the clock it was taken in: after a jump back its stamp says nothing any more.
+    epoch: u32,
 }
 
 /// One input of a node.
@@ -99,7 +101,11 @@ pub struct Port<M> {
     contract: TopicContract,
     queue: Arc<Queue>,
     health: NodeHealth,
+    clock: Clock,
+    epoch: u32,
     last_stamp_ns: Option<i64>,
+    /// Whether it was said already that the time is unknown.
+    told_to_wait: bool,
     /// What the ROS 2 graph calls this topic, if the session takes part in it.
     subject: Option<Subject>,
     _presence: Option<Presence>,
@@ -114,10 +120,12 @@ enum Lane {
     Ros,
 }
 
+/// An arrival with the times of its reception: on the monotonic clock, and on the graph's in ns.
 struct Waiting {
     arrival: Arrival,
     lane: Lane,
-    since: Instant,
+    arrived: Instant,
+    received_ns: i64,
 }
 
 struct Queue {
@@ -153,6 +161,7 @@ impl<M: FromBus> Port<M> {
         });
         let door = Arc::new(Door {
             queue: Arc::clone(&queue),
+            clock: bus.clock().clone(),
             health: health.clone(),
             topic: contract.topic.clone(),
             latest: contract.queue == QueuePolicy::Latest,
@@ -179,7 +188,10 @@ impl<M: FromBus> Port<M> {
             contract: contract.clone(),
             queue,
             health: health.clone(),
+            clock: bus.clock().clone(),
+            epoch: bus.clock().reading().epoch,
             last_stamp_ns: None,
+            told_to_wait: false,
             subject,
             _presence: presence,
             _subscriptions: subscriptions,
@@ -191,15 +203,17 @@ impl<M: FromBus> Port<M> {
     pub fn take(&mut self) -> Option<Taken<M>> {
         self.queue.woken.store(false, Ordering::Release);
         loop {
-            let Waiting {
-                arrival,
-                lane,
-                since: arrived,
-            } = self.queue.pop()?;
-            match self.accept(&arrival, lane) {
+            let waiting = self.queue.pop()?;
+            let reading = self.clock.reading();
+            if !reading.is_known() {
+                self.refuse_undated();
+                continue;
+            }
+            match self.accept(&waiting, reading) {
                 Ok((message, stamp_ns)) => {
+                    self.told_to_wait = false;
                     if let Some(limit) = self.age_limit()
-                        && clock::age(stamp_ns, clock::now_ns()).is_some_and(|age| age > limit)
+                        && clock::age(stamp_ns, reading.now_ns).is_some_and(|age| age > limit)
                     {
                         self.queue.ledger.settle(Outcome::Expired);
                         continue;
@@ -207,9 +221,10 @@ impl<M: FromBus> Port<M> {
                     self.queue.ledger.settle(Outcome::Handled);
                     return Some(Taken {
                         message,
-                        arrived,
+                        arrived: waiting.arrived,
                         stamp_ns,
-                        publisher: arrival.publisher,
+                        publisher: waiting.arrival.publisher,
+                        epoch: reading.epoch,
                     });
                 }
                 Err(reason) => {
@@ -232,9 +247,11 @@ impl<M: FromBus> Port<M> {
 
     /// Whether a message taken earlier is still fresh enough to use now.
     pub fn is_fresh(&self, taken: &Taken<M>) -> bool {
-        self.contract.max_age.is_none_or(|limit| {
-            clock::age(taken.stamp_ns, clock::now_ns()).is_none_or(|age| age <= limit)
-        })
+        let reading = self.clock.reading();
+        taken.epoch == reading.epoch
+            && self.contract.max_age.is_none_or(|limit| {
+                clock::age(taken.stamp_ns, reading.now_ns).is_none_or(|age| age <= limit)
+            })
     }
 
     fn age_limit(&self) -> Option<Duration> {
@@ -244,21 +261,41 @@ impl<M: FromBus> Port<M> {
         }
     }
 
-    fn accept(&mut self, arrival: &Arrival, lane: Lane) -> Result<(M, i64), String> {
+    /// Without the time nothing can be fresh: refused, and said once.
+    fn refuse_undated(&mut self) {
+        self.queue.ledger.settle(Outcome::Refused);
+        if !std::mem::replace(&mut self.told_to_wait, true) {
+            let reason = self.clock.waiting().unwrap_or_default();
+            self.health.refuse(
+                &self.contract.topic,
+                &format!("the time is unknown: {reason}"),
+            );
+        }
+    }
+
+    fn accept(&mut self, waiting: &Waiting, now: Reading) -> Result<(M, i64), String> {
+        if now.epoch != self.epoch {
+            (self.epoch, self.last_stamp_ns) = (now.epoch, None);
+        }
+        let arrival = &waiting.arrival;
         let payload = arrival.payload.to_bytes();
-        let message = match (lane, &self.subject) {
+        let message = match (waiting.lane, &self.subject) {
             (Lane::Ros, Some(subject)) => decode_ros(&self.contract, subject, arrival, &payload)?,
             (Lane::Ros | Lane::Plain, _) => {
-                decode::<M>(&self.contract, &arrival.encoding, &payload)?
+                decode::<M>(&self.contract, &arrival.encoding, &payload, now.now_ns)?
             }
         };
-        let received_ns = clock::wall_ns(arrival.received);
         let Some(stamp_ns) = message.stamp_ns() else {
+            // The clock may have jumped back while it waited, or begun.
+            let received_ns = match waiting.received_ns {
+                0 => now.now_ns,
+                received_ns => received_ns.min(now.now_ns),
+            };
             return Ok((message, received_ns));
         };
         check_stamp(
             stamp_ns,
-            clock::now_ns(),
+            now,
             self.last_stamp_ns,
             self.contract.rate_hz.is_some(),
         )?;
@@ -270,6 +307,7 @@ impl<M: FromBus> Port<M> {
 /// Where Zenoh's thread hands over.
 struct Door {
     queue: Arc<Queue>,
+    clock: Clock,
     health: NodeHealth,
     topic: String,
     latest: bool,
@@ -294,15 +332,13 @@ impl Door {
             );
             return;
         }
-        let since = Instant::now();
-        self.queue.push(
-            Waiting {
-                arrival,
-                lane,
-                since,
-            },
-            self.latest,
-        );
+        let next = Waiting {
+            arrival,
+            lane,
+            arrived: Instant::now(),
+            received_ns: self.clock.now_ns(),
+        };
+        self.queue.push(next, self.latest);
         if !self.queue.woken.swap(true, Ordering::AcqRel) {
             (self.wake)();
         }
@@ -357,7 +393,7 @@ fn decode_ros<M: FromBus>(
     }
 }
 
-/// Decodes a payload by its form, as far as the contract accepts that form. JSON without a stamp is stamped now: people cannot know it.
+/// Decodes a payload by its form, as far as the contract accepts that form. JSON without a stamp is stamped `now_ns`: people cannot know it.
 ///
 /// # Errors
 /// A sentence that says what was expected and what was found.
@@ -365,6 +401,7 @@ pub fn decode<M: FromBus>(
     contract: &TopicContract,
     encoding: &str,
     payload: &[u8],
+    now_ns: i64,
 ) -> Result<M, String> {
     let form = sniff::classify(encoding, payload).map_err(|error| error.to_string())?;
     let (kind, name) = match &form {
@@ -380,7 +417,7 @@ pub fn decode<M: FromBus>(
     }
     match form {
         sniff::Form::Cdr => M::from_cdr(&contract.type_name, payload),
-        sniff::Form::Json(value) => M::from_json(&contract.type_name, &stamped_now(value)),
+        sniff::Form::Json(value) => M::from_json(&contract.type_name, &stamped_now(value, now_ns)),
         sniff::Form::Text(text) => M::from_json(&contract.type_name, &json!({ "data": text })),
     }
 }
@@ -398,11 +435,11 @@ fn accepted_forms(contract: &TopicContract) -> String {
     names.join(" or ")
 }
 
-fn stamped_now(mut value: Value) -> Value {
+fn stamped_now(mut value: Value, now_ns: i64) -> Value {
     let Some(object) = value.as_object_mut() else {
         return value;
     };
-    let now = Time::from_nanos(clock::now_ns());
+    let now = Time::from_nanos(now_ns);
     let stamp = json!({ "sec": now.sec, "nanosec": now.nanosec });
     if let Some(header) = object.get_mut("header").and_then(Value::as_object_mut) {
         header.entry("stamp").or_insert(stamp);
@@ -419,18 +456,18 @@ fn stamped_now(mut value: Value) -> Value {
 /// again from there on, so that a clock that was set back does not silence a topic for ever.
 fn check_stamp(
     stamp_ns: i64,
-    now_ns: i64,
+    now: Reading,
     last_ns: Option<i64>,
     periodic: bool,
 ) -> Result<(), String> {
     if stamp_ns <= 0 {
         return Err("expected a stamp, found zero or a negative time".to_owned());
     }
-    let ahead_ns = stamp_ns.saturating_sub(now_ns);
-    if ahead_ns > clock::FUTURE_TOLERANCE.as_nanos() as i64 {
+    let ahead_ns = stamp_ns.saturating_sub(now.now_ns);
+    if ahead_ns > now.ahead_ns {
         return Err(format!(
             "expected a stamp at most {} ms ahead, found {} ms",
-            clock::FUTURE_TOLERANCE.as_millis(),
+            now.ahead_ns / 1_000_000,
             ahead_ns / 1_000_000
         ));
     }
@@ -506,6 +543,10 @@ mod tests {
     #[test]
     fn stamps_are_believed_only_when_they_can_be_true() {
         let now = 100 * SECOND;
+        let reading = Reading {
+            now_ns: now,
+            ..Clock::wall().reading()
+        };
         for (stamp, last, periodic, good, why) in [
             (now - SECOND, None, true, true, "an ordinary stamp"),
             (0, None, true, false, "zero"),
@@ -542,7 +583,7 @@ mod tests {
             (i64::MAX, Some(i64::MIN), true, false, "no overflow"),
         ] {
             assert_eq!(
-                check_stamp(stamp, now, last, periodic).is_ok(),
+                check_stamp(stamp, reading, last, periodic).is_ok(),
                 good,
                 "{why}"
             );
@@ -551,13 +592,15 @@ mod tests {
 
     #[test]
     fn json_from_people_is_stamped_but_theirs_is_kept() {
-        let own =
-            stamped_now(json!({ "header": { "stamp": { "sec": 5, "nanosec": 0 } }, "intent": 1 }));
+        let own = stamped_now(
+            json!({ "header": { "stamp": { "sec": 5, "nanosec": 0 } }, "intent": 1 }),
+            9 * SECOND,
+        );
         assert_eq!(own["header"]["stamp"]["sec"], 5);
-        let without = stamped_now(json!({ "intent": 1 }));
-        assert!(without["header"]["stamp"]["sec"].as_i64().unwrap() > 1_000_000_000);
+        let without = stamped_now(json!({ "intent": 1 }), 9 * SECOND);
+        assert_eq!(without["header"]["stamp"]["sec"], 9);
         assert!(
-            stamped_now(json!({ "data": "hello" }))
+            stamped_now(json!({ "data": "hello" }), 9 * SECOND)
                 .get("header")
                 .is_none(),
             "std_msgs/String has no header"
@@ -588,7 +631,8 @@ mod tests {
                 let next = Waiting {
                     arrival: arrival(),
                     lane: Lane::Plain,
-                    since: Instant::now(),
+                    arrived: Instant::now(),
+                    received_ns: 0,
                 };
                 queue.push(next, latest);
             }

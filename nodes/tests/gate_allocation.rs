@@ -57,6 +57,8 @@ static ALLOCATOR: Counting = Counting;
 const START: Now = Now {
     wall_ns: 1_700_000_000 * NS_PER_S,
     mono_ns: NS_PER_S,
+    epoch: 0,
+    ahead_ns: 50_000_000,
 };
 
 fn policy() -> Policy {
@@ -157,6 +159,7 @@ fn drive(policy: &Policy, inputs: &mut Inputs, memory: &mut Memory) -> [usize; 5
         let now = Now {
             wall_ns: START.wall_ns + step_ns,
             mono_ns: START.mono_ns + step_ns,
+            ..START
         };
         let seen = scene(tick, now);
         let _ = black_box(inputs.ingest_scene(policy, seen, Some(1), now));

@@ -23,7 +23,7 @@ use llmasos_nodes::{
         AdvisorOptions, Basis, advise,
         question::{Asked, Situation, ask},
     },
-    clock,
+    clock::{self, Clock},
     contract::OnStale,
     frame::Frame,
     model::ModelClient,
@@ -330,19 +330,20 @@ async fn summarise(
             )
             .await
             .context("port image")?;
-        let value = Tracker::default().sightings(
-            &boxes.detections.items,
-            boxes.width,
-            &options.camera,
-            Instant::now(),
-        );
+        let value =
+            Tracker::default().sightings(&boxes.detections.items, boxes.width, &options.camera, 0);
         sources.camera = Some(Some(Seen { stamp_ns, value }));
     }
     let (scene, stamp_ns) = sources.scene(&options.limits);
     let sentence = describe(&scene, &models, options, CancelToken::new())
         .await
         .context("the language model gave no sentence")?;
-    Ok(vec![Published::of(&summary_of(&scene, sentence, stamp_ns))])
+    Ok(vec![Published::of(&summary_of(
+        &scene,
+        sentence,
+        stamp_ns,
+        clock::now_ns(),
+    ))])
 }
 
 fn advisor(ports: &Ports<'_>, note: &mut dyn FnMut(String)) -> Result<Trial> {
@@ -387,6 +388,7 @@ fn advisor(ports: &Ports<'_>, note: &mut dyn FnMut(String)) -> Result<Trial> {
         summary_id: summary.as_ref().map_or([0; 16], |seen| seen.value.id.uuid),
         stamp_ns: stamps.into_iter().flatten().min().unwrap_or(command_ns),
         certainty: (command.asr_confidence * command.intent_confidence).clamp(0.0, 1.0),
+        clock: Clock::wall(),
     };
     let situation = Situation {
         summary: summary.map(|seen| seen.value),

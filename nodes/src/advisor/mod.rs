@@ -20,7 +20,7 @@ use llmasos_msgs::{
 
 use self::question::{Answer, Asked, Bounds, Question, Situation, ask};
 use crate::{
-    clock,
+    clock::Clock,
     contract::{Budget, OnMiss},
     model::{AskError, ModelClient},
     workers::{LanguageJob, LanguageWork},
@@ -52,6 +52,8 @@ pub struct Basis {
     pub stamp_ns: i64,
     /// Certainty of the command, in [0, 1].
     pub certainty: f32,
+    /// What dates the advice once it is made.
+    pub clock: Clock,
 }
 
 /// Why there is no advice.
@@ -121,7 +123,7 @@ fn message(
     options: &AdvisorOptions,
     tokens: Option<(u32, u32)>,
 ) -> PlannerAdvice {
-    let now_ns = clock::now_ns();
+    let now_ns = basis.clock.now_ns();
     let valid_ns = i64::try_from(options.validity.as_nanos()).unwrap_or(i64::MAX);
     let mut reason = answer.reason;
     reason.truncate(question::REASON_BYTES_MAX);

@@ -59,9 +59,10 @@ pub struct AdvisorNode {
 pub enum AdvisorMessage {
     /// Something waits at a port.
     Arrived,
-    /// The advice about that command is there, or will not come.
+    /// The advice about that command, asked for in this epoch of the clock, is there or will not come.
     Advised(
         Box<Taken<SpeechCommand>>,
+        u32,
         Result<Box<PlannerAdvice>, NoAdvice>,
     ),
     /// Time to show that it lives.
@@ -132,9 +133,13 @@ impl Actor for AdvisorNode {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             AdvisorMessage::Arrived => self.take(&myself, state),
-            AdvisorMessage::Advised(command, outcome) => {
+            AdvisorMessage::Advised(command, epoch, outcome) => {
                 state.thinking = None;
                 match outcome {
+                    Ok(_) if epoch != self.bus.clock().reading().epoch => self.health.refuse(
+                        "advice",
+                        "expected the clock to go on, found that it jumped back: the advice is dropped",
+                    ),
                     Ok(advice) => {
                         state.output.put(&advice).await?;
                         info!(reason = %advice.reason, after_ms = elapsed_ms(command.arrived), "advice");
@@ -204,6 +209,7 @@ impl AdvisorNode {
             Arc::clone(&self.options),
         );
         let deadline = command.arrived + options.budget.response;
+        let epoch = self.bus.clock().reading().epoch;
         tokio::spawn(async move {
             let outcome = advise(
                 &command.message,
@@ -217,6 +223,7 @@ impl AdvisorNode {
             .await;
             let _ = to.cast(AdvisorMessage::Advised(
                 Box::new(command),
+                epoch,
                 outcome.map(Box::new),
             ));
         });
@@ -278,6 +285,7 @@ impl AdvisorNode {
                 .unwrap_or(command.stamp_ns),
             certainty: (command.message.asr_confidence * command.message.intent_confidence)
                 .clamp(0.0, 1.0),
+            clock: self.bus.clock().clone(),
         };
         Ok((
             Situation {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::BusError;
-use crate::ros2::Ros2Options;
+use crate::{clock::ClockSource, ros2::Ros2Options};
 
 /// Where a local router is looked for, as ROS 2's rmw_zenoh does.
 pub const LOCAL_ROUTER: &str = "tcp/127.0.0.1:7447";
@@ -52,6 +52,8 @@ pub struct BusOptions {
     pub config_file: Option<PathBuf>,
     /// Take part in the graph of ROS 2 nodes that run on rmw_zenoh.
     pub ros2: Option<Ros2Options>,
+    /// What stamps and ages are measured with.
+    pub clock: ClockSource,
 }
 
 /// The Zenoh configuration of a session.

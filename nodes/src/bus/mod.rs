@@ -15,10 +15,12 @@ mod publisher;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use llmasos_msgs::{Message, rosgraph_msgs};
 use tracing::warn;
 use zenoh::{
     Session,
     bytes::{Encoding, ZBytes},
+    pubsub::Subscriber,
     sample::SampleKind,
 };
 use zenoh_ext::{AdvancedSubscriberBuilderExt, HistoryConfig, RecoveryConfig};
@@ -32,7 +34,10 @@ pub use self::{
     config::{BusMode, BusOptions, LOCAL_ROUTER},
     publisher::{Priority, Qos, RawPublisher},
 };
-use crate::ros2::Ros2;
+use crate::{
+    clock::{Clock, ClockSource, Follower},
+    ros2::Ros2,
+};
 
 /// Longest payload taken from the bus, in bytes: eleven full-HD RGB images. Anything longer is refused before it is read.
 pub const PAYLOAD_BYTES_MAX: usize = 64 << 20;
@@ -98,6 +103,8 @@ pub struct Bus {
     namespace: Arc<str>,
     listening: Arc<[String]>,
     ros2: Option<Ros2>,
+    clock: Clock,
+    _clock_feed: Option<Arc<Vec<Subscriber<()>>>>,
 }
 
 impl Bus {
@@ -125,12 +132,28 @@ impl Bus {
             Some(options) => Some(Ros2::open(&session, options, &namespace).await?),
             None => None,
         };
+        let (clock, feed) = match &options.clock {
+            ClockSource::Wall => (Clock::wall(), None),
+            ClockSource::Topic(topic) => {
+                let (clock, follower) = Clock::followed(topic);
+                let key = key_of(&namespace, topic);
+                let feed = follow(&session, &key, ros2.as_ref(), follower).await?;
+                (clock, Some(Arc::new(feed)))
+            }
+        };
         Ok(Bus {
             session,
             namespace,
             listening: listen.into(),
             ros2,
+            clock,
+            _clock_feed: feed,
         })
+    }
+
+    /// The time of this graph.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     /// This session's part of the ROS 2 graph, if it takes part.
@@ -268,6 +291,35 @@ impl Bus {
             warn!(%error, "the Zenoh session did not close cleanly");
         }
     }
+}
+
+/// Moves a clock by what arrives on its key, and on rmw_zenoh's where the session takes part in that graph.
+async fn follow(
+    session: &Session,
+    key: &str,
+    ros2: Option<&Ros2>,
+    follower: Follower,
+) -> Result<Vec<Subscriber<()>>, BusError> {
+    let ros_key = ros2.and_then(|ros2| {
+        let subject = ros2.topic(key, rosgraph_msgs::Clock::TYPE)?;
+        ros2.data_topic(&subject, "*")
+    });
+    let follower = Arc::new(follower);
+    let mut feed = Vec::new();
+    for key in [Some(key.to_owned()), ros_key].into_iter().flatten() {
+        let follower = Arc::clone(&follower);
+        let subscriber = session
+            .declare_subscriber(key_of("", &key))
+            .callback(move |sample| {
+                if sample.kind() == SampleKind::Put {
+                    follower.take(&Arrival::of(&sample));
+                }
+            })
+            .await
+            .map_err(|error| topic_error(&key, &error))?;
+        feed.push(subscriber);
+    }
+    Ok(feed)
 }
 
 /// What Zenoh says of a topic that it does not take.

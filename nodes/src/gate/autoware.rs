@@ -90,6 +90,8 @@ mod tests {
             now: Now {
                 wall_ns: 0,
                 mono_ns: 0,
+                epoch: 0,
+                ahead_ns: 0,
             },
             valid_until_ns: 0,
             advice_age_ns: 0,

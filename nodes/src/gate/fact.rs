@@ -4,6 +4,8 @@
 //! known to hold a value the program knows. Names and numbers of the enums are those of the wire (`llmasos_msgs`), so that a rule written
 //! in a descriptor, a verdict on the bus and a line in a log use the same word.
 
+use crate::clock::Reading;
+
 /// A message id: the 16 bytes of a UUID.
 pub type Id = [u8; 16];
 
@@ -21,8 +23,23 @@ pub const NS_PER_S: i64 = 1_000_000_000;
 pub struct Now {
     /// The descriptor's clock (wall or `/clock`), ns since its epoch: what stamps are compared with.
     pub wall_ns: i64,
-    /// The monotonic clock, ns since any fixed instant: what deadlines run on.
+    /// How far that clock has run forward, ns: what holds and time-outs run on. It never goes back, and a paused simulation stops it.
     pub mono_ns: i64,
+    /// How often the descriptor's clock is known to have jumped back.
+    pub epoch: u32,
+    /// How far ahead of `wall_ns` a stamp may lie, ns.
+    pub ahead_ns: i64,
+}
+
+impl From<Reading> for Now {
+    fn from(reading: Reading) -> Now {
+        Now {
+            wall_ns: reading.now_ns,
+            mono_ns: reading.steady_ns,
+            epoch: reading.epoch,
+            ahead_ns: reading.ahead_ns,
+        }
+    }
 }
 
 /// What the planner may be advised to do (`PlannerAdvice.action`).

@@ -12,7 +12,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use llmasos_msgs::{
     autoware_adapi_v1_msgs::{MrmState, OperationModeState},
@@ -34,11 +34,11 @@ use super::decide::{Decision, Memory, decide};
 use super::fact::Now;
 use super::policy::Policy;
 use super::refusal::{Input, Refusal};
-use super::state::{Inputs, ns};
+use super::state::Inputs;
 use super::watchdog::Pulse;
 use crate::{
     bus::{Answering, Bus, BusError, Qos},
-    clock,
+    clock::Clock,
     contract::TopicContract,
     health::{NodeHealth, NodeState},
     output::Output,
@@ -109,6 +109,7 @@ struct Autoware {
     limit: Output<VelocityLimit>,
     clear: Output<VelocityLimitClearCommand>,
     told: Told,
+    clock: Clock,
 }
 
 /// What changes.
@@ -120,7 +121,7 @@ pub struct GateState {
     memory: Memory,
     last: Option<Decision>,
     sequence: u64,
-    started: Instant,
+    clock: Clock,
     ticking: Arc<AtomicBool>,
     described: Arc<Mutex<Value>>,
     _answering: Answering,
@@ -158,7 +159,7 @@ impl Actor for GateNode {
             memory: Memory::default(),
             last: None,
             sequence: 0,
-            started: Instant::now(),
+            clock: self.bus.clock().clone(),
             ticking,
             described,
             _answering: answering,
@@ -266,6 +267,7 @@ impl GateNode {
             )
             .await?,
             told: Told::Nothing,
+            clock: self.bus.clock().clone(),
         };
         autoware.tell(LimitChange::Clear).await?;
         Ok(autoware)
@@ -289,6 +291,10 @@ impl GateNode {
     /// Takes what arrived, decides, and says so if it is time or something changed.
     async fn round(&self, state: &mut GateState, due: bool) -> Result<(), BusError> {
         self.take(state);
+        if !state.clock.reading().is_known() {
+            // A verdict without a date would be none; the diagnostics say what is waited for.
+            return Ok(());
+        }
         let now = state.now();
         state.inputs.observe_clock(now);
         let decision = decide(&self.policy, &state.inputs, &mut state.memory, now);
@@ -448,10 +454,7 @@ impl GateNode {
 
 impl GateState {
     fn now(&self) -> Now {
-        Now {
-            wall_ns: clock::now_ns(),
-            mono_ns: ns(self.started.elapsed()),
-        }
+        self.clock.reading().into()
     }
 }
 
@@ -460,12 +463,12 @@ impl Autoware {
         match change {
             LimitChange::Set(speed_mps) => {
                 self.limit
-                    .put(&convert::velocity_limit(clock::now_ns(), speed_mps))
+                    .put(&convert::velocity_limit(self.clock.now_ns(), speed_mps))
                     .await?
             }
             LimitChange::Clear => {
                 self.clear
-                    .put(&convert::clear_velocity_limit(clock::now_ns()))
+                    .put(&convert::clear_velocity_limit(self.clock.now_ns()))
                     .await?
             }
         }

@@ -68,6 +68,8 @@ impl World {
             now: Now {
                 wall_ns: START_NS,
                 mono_ns: 1_000 * NS_PER_S,
+                epoch: 0,
+                ahead_ns: 50 * MS,
             },
             ids: 0,
         }

@@ -100,6 +100,8 @@ mod tests {
                 let now = Now {
                     wall_ns: 0,
                     mono_ns: tick as i64 * STEP_NS,
+                    epoch: 0,
+                    ahead_ns: 0,
                 };
                 let (limit, rule) = slew(&settings, *wanted, *ego, last, now);
                 last = Some(limit);

@@ -160,6 +160,7 @@ pub struct Inputs {
     modes: [Option<Timed<ModeFact>>; 3],
     sources: [Source; Input::COUNT],
     wall_seen_ns: i64,
+    epoch_seen: Option<u32>,
     counters: Counters,
 }
 
@@ -185,13 +186,16 @@ impl Inputs {
             modes: [None; 3],
             sources: [Source::default(); Input::COUNT],
             wall_seen_ns: i64::MIN,
+            epoch_seen: None,
             counters: Counters::default(),
         }
     }
 
-    /// Takes the time; a clock that went back by more than the tolerance empties the state. Call before every decision.
+    /// Takes the time; a clock that went back by more than the tolerance empties the state, and so does one that says it did, however
+    /// far it has come since. Call before every decision.
     pub fn observe_clock(&mut self, now: Now) {
-        if now.wall_ns.saturating_add(ns(FUTURE_TOLERANCE)) < self.wall_seen_ns {
+        let back = now.wall_ns.saturating_add(ns(FUTURE_TOLERANCE)) < self.wall_seen_ns;
+        if back || self.epoch_seen.is_some_and(|seen| seen != now.epoch) {
             let (direct, mut counters) = (self.direct, self.counters);
             counters.count_clock_step();
             *self = Inputs {
@@ -201,6 +205,7 @@ impl Inputs {
             };
         }
         self.wall_seen_ns = now.wall_ns;
+        self.epoch_seen = Some(now.epoch);
     }
 
     /// Takes an advice.
@@ -478,7 +483,7 @@ fn mode_index(input: Input) -> usize {
 }
 
 fn check_not_future(stamp_ns: i64, now: Now) -> Result<(), Refusal> {
-    if stamp_ns > now.wall_ns.saturating_add(ns(FUTURE_TOLERANCE)) {
+    if stamp_ns > now.wall_ns.saturating_add(now.ahead_ns) {
         Err(Refusal::StampInFuture)
     } else {
         Ok(())

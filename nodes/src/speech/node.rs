@@ -52,8 +52,8 @@ pub enum SpeechMessage {
     Sound,
     /// Text waits at the port.
     Text,
-    /// The recogniser answered about an utterance that ended then.
-    Recognised(Utterance, Result<Heard, AskError>),
+    /// The recogniser answered about an utterance that ended then, in this epoch of the clock.
+    Recognised(Utterance, u32, Result<Heard, AskError>),
     /// Time to show that it lives.
     Beat,
 }
@@ -135,9 +135,13 @@ impl Actor for SpeechNode {
                     self.publish(&state.output, &heard).await?;
                 }
             }
-            SpeechMessage::Recognised(utterance, outcome) => {
+            SpeechMessage::Recognised(utterance, epoch, outcome) => {
                 state.recognising = state.recognising.saturating_sub(1);
                 match outcome {
+                    Ok(_) if epoch != self.bus.clock().reading().epoch => self.health.refuse(
+                        "utterance",
+                        "expected the clock to go on, found that it jumped back: the utterance is dropped",
+                    ),
                     Ok(heard) if heard.transcript.trim().is_empty() => {}
                     Ok(heard) => {
                         self.publish(&state.output, &heard).await?;
@@ -175,6 +179,7 @@ impl SpeechNode {
                     continue;
                 }
                 state.recognising += 1;
+                let epoch = self.bus.clock().reading().epoch;
                 let (to, frame, models, options) = (
                     myself.clone(),
                     taken.message.frame_id.clone(),
@@ -183,7 +188,7 @@ impl SpeechNode {
                 );
                 tokio::spawn(async move {
                     let outcome = recognise(&utterance, &frame, &models, &options).await;
-                    let _ = to.cast(SpeechMessage::Recognised(utterance, outcome));
+                    let _ = to.cast(SpeechMessage::Recognised(utterance, epoch, outcome));
                 });
             }
         }

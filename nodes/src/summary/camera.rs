@@ -4,8 +4,6 @@
 //! `d = f · H / h`, with `f = w / (2 · tan(hfov / 2))` (any textbook of projective geometry). It is good to some 20 % for upright people
 //! whose feet and head are in the picture, and says nothing about velocity.
 
-use std::time::{Duration, Instant};
-
 use llmasos_engine::vision::Detection;
 use llmasos_msgs::autoware_perception_msgs::ObjectClassification as Class;
 
@@ -16,8 +14,8 @@ pub const BOXES_MAX: usize = 100;
 
 /// Overlap from which two boxes of following pictures are the same object.
 const SAME_IOU: f32 = 0.3;
-/// How long an object that is not seen keeps its id.
-const FORGOTTEN_AFTER: Duration = Duration::from_secs(2);
+/// How long an object that is not seen keeps its id, in ns.
+const FORGOTTEN_AFTER_NS: i64 = 2_000_000_000;
 
 /// The camera's geometry.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -47,20 +45,21 @@ struct Track {
     id: [u8; 16],
     label: u8,
     bbox: [f32; 4],
-    seen: Instant,
+    seen_ns: i64,
 }
 
 impl Tracker {
     /// The road users among the detections of one picture of `width` pixels, in base_link, with stable ids. Other things are left out.
+    /// `now_ns` is a clock that never goes back.
     pub fn sightings(
         &mut self,
         detections: &[Detection],
         width: u32,
         camera: &CameraModel,
-        now: Instant,
+        now_ns: i64,
     ) -> Vec<Sighting> {
         self.tracks
-            .retain(|track| now.duration_since(track.seen) <= FORGOTTEN_AFTER);
+            .retain(|track| now_ns.saturating_sub(track.seen_ns) <= FORGOTTEN_AFTER_NS);
         let mut taken = vec![false; self.tracks.len()];
         let mut sightings = Vec::new();
         for detection in detections.iter().take(BOXES_MAX) {
@@ -68,7 +67,7 @@ impl Tracker {
             if label == Class::UNKNOWN {
                 continue;
             }
-            let id = self.follow(label, detection.bbox, now, &mut taken);
+            let id = self.follow(label, detection.bbox, now_ns, &mut taken);
             if let Some(sighting) = locate(detection, label, id, width, camera) {
                 sightings.push(sighting);
             }
@@ -80,7 +79,7 @@ impl Tracker {
         &mut self,
         label: u8,
         bbox: [f32; 4],
-        now: Instant,
+        now_ns: i64,
         taken: &mut Vec<bool>,
     ) -> [u8; 16] {
         let best = self
@@ -95,7 +94,7 @@ impl Tracker {
             Some((index, _)) => {
                 taken[index] = true;
                 let track = &mut self.tracks[index];
-                (track.bbox, track.seen) = (bbox, now);
+                (track.bbox, track.seen_ns) = (bbox, now_ns);
                 track.id
             }
             None => {
@@ -104,7 +103,7 @@ impl Tracker {
                     id,
                     label,
                     bbox,
-                    seen: now,
+                    seen_ns: now_ns,
                 });
                 taken.push(true);
                 id
@@ -195,7 +194,7 @@ mod tests {
             hfov_deg: 90.0,
             forward_m: 0.0,
         };
-        let seen = tracker.sightings(&[person(480.0)], 1000, &camera, Instant::now());
+        let seen = tracker.sightings(&[person(480.0)], 1000, &camera, 0);
         assert!(
             (seen[0].x_m - 8.5).abs() < 1e-3,
             "f = 500 px, 1.7 m at 100 px: {:?}",
@@ -207,20 +206,14 @@ mod tests {
     #[test]
     fn ids_stay_while_boxes_overlap_and_end_when_forgotten() {
         let mut tracker = Tracker::default();
-        let (camera, start) = (CameraModel::default(), Instant::now());
+        let (camera, start) = (CameraModel::default(), 7);
         let first = tracker.sightings(&[person(100.0)], 640, &camera, start)[0].id;
         let moved = tracker.sightings(&[person(110.0)], 640, &camera, start)[0].id;
         assert_eq!(first, moved);
         let two = tracker.sightings(&[person(115.0), person(400.0)], 640, &camera, start);
         assert_eq!(two[0].id, first);
         assert_ne!(two[1].id, first);
-        let later = tracker.sightings(
-            &[person(115.0)],
-            640,
-            &camera,
-            start + Duration::from_secs(5),
-        )[0]
-        .id;
+        let later = tracker.sightings(&[person(115.0)], 640, &camera, start + 5_000_000_000)[0].id;
         assert_ne!(later, first, "nobody vouches for it after five seconds");
     }
 
@@ -233,7 +226,7 @@ mod tests {
         };
         assert!(
             Tracker::default()
-                .sightings(&[kite], 640, &CameraModel::default(), Instant::now())
+                .sightings(&[kite], 640, &CameraModel::default(), 0)
                 .is_empty()
         );
     }

@@ -26,7 +26,6 @@ use self::{
     sighting::{Ego, ObjectList, Sighting},
 };
 use crate::{
-    clock,
     contract::{Budget, OnMiss},
     model::ModelClient,
     workers::{DetectWork, LanguageJob, LanguageWork},
@@ -185,9 +184,13 @@ pub async fn describe(
     }
 }
 
-/// The message.
-pub fn message(scene: &Scene, sentence: Sentence, stamp_ns: Option<i64>) -> PerceptionSummary {
-    let now_ns = clock::now_ns();
+/// The message, written at `now_ns` from sources the oldest of which has the stamp `stamp_ns`.
+pub fn message(
+    scene: &Scene,
+    sentence: Sentence,
+    stamp_ns: Option<i64>,
+    now_ns: i64,
+) -> PerceptionSummary {
     PerceptionSummary {
         header: Header {
             stamp: Time::from_nanos(stamp_ns.unwrap_or(now_ns)),

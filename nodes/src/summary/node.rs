@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     bus::{Bus, Qos},
-    clock,
+    clock::{self, Reading},
     contract::TopicContract,
     frame::Frame,
     health::{NodeHealth, NodeState},
@@ -62,10 +62,10 @@ pub struct SummaryNode {
 pub enum SummaryMessage {
     /// Something waits at a port.
     Arrived,
-    /// The detector answered about the frame with this stamp.
-    Detected(i64, Result<Boxes, AskError>),
-    /// The sentence about this scene is there.
-    Said(Scene, Option<i64>, Option<Sentence>),
+    /// The detector answered about the frame with this stamp, taken in this epoch of the clock.
+    Detected(i64, u32, Result<Boxes, AskError>),
+    /// The sentence about this scene is there; the epoch of the clock it was asked for in.
+    Said(Scene, Option<i64>, u32, Option<Sentence>),
     /// Time to look and to show that it lives.
     Look,
 }
@@ -80,8 +80,11 @@ pub struct SummaryState {
     tracker: Tracker,
     detecting: bool,
     saying: Option<CancelToken>,
-    last_asked: Option<Instant>,
+    /// When a sentence was asked for last, on the clock that never goes back.
+    last_asked_ns: Option<i64>,
     last_alert: Alert,
+    /// Epoch of the clock in which everything above was seen.
+    epoch: u32,
 }
 
 /// One input: its port and what was last taken from it.
@@ -118,8 +121,9 @@ impl Actor for SummaryNode {
             tracker: Tracker::default(),
             detecting: false,
             saying: None,
-            last_asked: None,
+            last_asked_ns: None,
             last_alert: Alert::default(),
+            epoch: self.bus.clock().reading().epoch,
         };
         myself.send_interval(LOOK_PERIOD, || SummaryMessage::Look);
         Ok(state)
@@ -133,22 +137,21 @@ impl Actor for SummaryNode {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             SummaryMessage::Arrived => self.take(&myself, state),
-            SummaryMessage::Detected(stamp_ns, outcome) => {
+            SummaryMessage::Detected(stamp_ns, epoch, outcome) => {
                 state.detecting = false;
-                self.detected(state, stamp_ns, outcome);
+                if self.epoch(state) == epoch {
+                    self.detected(state, stamp_ns, outcome);
+                }
                 // A frame may have come in meanwhile.
                 self.take(&myself, state);
             }
-            SummaryMessage::Said(scene, stamp_ns, sentence) => {
+            SummaryMessage::Said(scene, stamp_ns, epoch, sentence) => {
                 state.saying = None;
-                if alert(&scene) != state.last_alert {
+                if self.epoch(state) != epoch || alert(&scene) != state.last_alert {
                     // Something happened while the sentence was sampled: it is about a scene that is gone.
-                    state.last_asked = None;
+                    state.last_asked_ns = None;
                 } else if let Some(sentence) = sentence {
-                    state
-                        .output
-                        .put(&summary_of(&scene, sentence, stamp_ns))
-                        .await?;
+                    self.publish(state, &scene, sentence, stamp_ns).await?;
                 }
             }
             SummaryMessage::Look => {
@@ -191,7 +194,42 @@ impl SummaryNode {
         }))
     }
 
+    /// The epoch of the clock now. In a new one everything seen before is forgotten: it would look as if it came from the future.
+    fn epoch(&self, state: &mut SummaryState) -> u32 {
+        let epoch = self.bus.clock().reading().epoch;
+        if epoch != state.epoch {
+            state.epoch = epoch;
+            forget(&mut state.image);
+            forget(&mut state.objects);
+            forget(&mut state.lights);
+            forget(&mut state.ego);
+            state.tracker = Tracker::default();
+            state.last_asked_ns = None;
+            state.last_alert = Alert::default();
+            if let Some(saying) = &state.saying {
+                saying.cancel("the clock jumped back");
+            }
+        }
+        epoch
+    }
+
+    async fn publish(
+        &self,
+        state: &SummaryState,
+        scene: &Scene,
+        sentence: Sentence,
+        stamp_ns: Option<i64>,
+    ) -> Result<(), ActorProcessingErr> {
+        let now_ns = self.bus.clock().now_ns();
+        state
+            .output
+            .put(&summary_of(scene, sentence, stamp_ns, now_ns))
+            .await?;
+        Ok(())
+    }
+
     fn take(&self, myself: &ActorRef<SummaryMessage>, state: &mut SummaryState) {
+        let epoch = self.epoch(state);
         take_all(&mut state.objects, |list| list);
         take_all(&mut state.lights, |lights| lights);
         take_all(&mut state.ego, |odometry| Ego::of(&odometry));
@@ -217,7 +255,7 @@ impl SummaryNode {
             let outcome = detector
                 .ask(Arc::new(frame), priority, deadline, CancelToken::new())
                 .await;
-            let _ = to.cast(SummaryMessage::Detected(stamp_ns, outcome));
+            let _ = to.cast(SummaryMessage::Detected(stamp_ns, epoch, outcome));
         });
     }
 
@@ -231,7 +269,7 @@ impl SummaryNode {
                     &boxes.detections.items,
                     boxes.width,
                     &self.options.camera,
-                    Instant::now(),
+                    self.bus.clock().reading().steady_ns,
                 );
                 image.last = Some(Seen {
                     stamp_ns,
@@ -249,7 +287,11 @@ impl SummaryNode {
         myself: &ActorRef<SummaryMessage>,
         state: &mut SummaryState,
     ) -> Result<(), ActorProcessingErr> {
-        let (scene, stamp_ns) = sources(state).scene(&self.options.limits);
+        let (epoch, now) = (self.epoch(state), self.bus.clock().reading());
+        if !now.is_known() {
+            return Ok(());
+        }
+        let (scene, stamp_ns) = sources(state, now).scene(&self.options.limits);
         let alert = alert(&scene);
         if alert != state.last_alert {
             state.last_alert = alert;
@@ -257,18 +299,16 @@ impl SummaryNode {
                 text: template(&scene),
                 source: PerceptionSummary::TEMPLATE,
             };
-            state
-                .output
-                .put(&summary_of(&scene, sentence, stamp_ns))
-                .await?;
+            self.publish(state, &scene, sentence, stamp_ns).await?;
         }
+        let period_ns = clock::nanos(self.options.period);
         let due = state
-            .last_asked
-            .is_none_or(|last| last.elapsed() >= self.options.period);
+            .last_asked_ns
+            .is_none_or(|last_ns| now.steady_ns.saturating_sub(last_ns) >= period_ns);
         if !due || state.saying.is_some() {
             return Ok(());
         }
-        state.last_asked = Some(Instant::now());
+        state.last_asked_ns = Some(now.steady_ns);
         let cancel = CancelToken::new();
         state.saying = Some(cancel.clone());
         let (to, models, options) = (
@@ -278,7 +318,7 @@ impl SummaryNode {
         );
         tokio::spawn(async move {
             let sentence = describe(&scene, &models, &options, cancel).await;
-            let _ = to.cast(SummaryMessage::Said(scene, stamp_ns, sentence));
+            let _ = to.cast(SummaryMessage::Said(scene, stamp_ns, epoch, sentence));
         });
         Ok(())
     }
@@ -313,13 +353,20 @@ fn take_all<M: FromBus, T>(input: &mut Option<Input<M, T>>, convert: impl Fn(M) 
     }
 }
 
-fn fresh<M: FromBus, T: Clone>(input: &Option<Input<M, T>>) -> Option<Option<Seen<T>>> {
+fn forget<M, T>(input: &mut Option<Input<M, T>>) {
+    if let Some(input) = input {
+        input.last = None;
+    }
+}
+
+fn fresh<M: FromBus, T: Clone>(
+    input: &Option<Input<M, T>>,
+    now: Reading,
+) -> Option<Option<Seen<T>>> {
     let input = input.as_ref()?;
     let limit = input.port.contract().max_age;
     let young = |stamp_ns: i64| {
-        limit.is_none_or(|limit| {
-            clock::age(stamp_ns, clock::now_ns()).is_none_or(|age| age <= limit)
-        })
+        limit.is_none_or(|limit| clock::age(stamp_ns, now.now_ns).is_none_or(|age| age <= limit))
     };
     Some(
         input
@@ -330,12 +377,12 @@ fn fresh<M: FromBus, T: Clone>(input: &Option<Input<M, T>>) -> Option<Option<See
     )
 }
 
-fn sources(state: &SummaryState) -> Sources {
+fn sources(state: &SummaryState, now: Reading) -> Sources {
     Sources {
-        objects: fresh(&state.objects),
-        camera: fresh(&state.image),
-        lights: fresh(&state.lights),
-        ego: fresh(&state.ego),
+        objects: fresh(&state.objects, now),
+        camera: fresh(&state.image, now),
+        lights: fresh(&state.lights, now),
+        ego: fresh(&state.ego, now),
     }
 }
 
