@@ -40,6 +40,8 @@ enum Verb {
     Node(cmd::node::Args),
     /// Run one node of a descriptor on files, without a bus
     Try(cmd::try_node::Args),
+    /// Message types: list, show, hash, decode, encode
+    Msg(cmd::msg::Args),
     /// Topics: list, echo, pub
     Topic(cmd::topic::Args),
     /// Run the gate of a descriptor in this process
@@ -65,6 +67,7 @@ fn main() -> ExitCode {
         Verb::Bench(args) => cmd::bench::run(&args),
         Verb::Node(args) => cmd::node::run(&args),
         Verb::Try(args) => cmd::try_node::run(&args),
+        Verb::Msg(args) => cmd::msg::run(&args),
         Verb::Topic(args) => cmd::topic::run(&args),
         Verb::Gate(args) => cmd::gate::run(&args),
     };

@@ -2,7 +2,9 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use crate::harness::run;
+use serde_json::json;
+
+use crate::harness::{run, run_with_input};
 
 /// For verbs that start nothing.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -107,7 +109,8 @@ fn the_catalogue_is_listed_as_json() {
 #[test]
 fn help_has_an_example() {
     for verb in [
-        "launch", "check", "expand", "graph", "schema", "model", "try", "topic", "bench", "gate",
+        "launch", "check", "expand", "graph", "schema", "model", "msg", "try", "topic", "bench",
+        "gate",
     ] {
         let finished = run(&[verb, "--help"], LIMIT).expect_code(0);
         assert!(
@@ -116,6 +119,191 @@ fn help_has_an_example() {
             finished.stdout
         );
     }
+}
+
+#[test]
+fn types_are_listed_shown_and_hashed() {
+    let finished = run(&["msg", "list", "llmasos_msgs", "--json"], LIMIT).expect_code(0);
+    let lines = finished.json_lines();
+    assert!(
+        lines
+            .iter()
+            .any(|line| line["type"] == "llmasos_msgs/msg/GateVerdict")
+    );
+    assert!(lines.iter().all(|line| line["package"] == "llmasos_msgs"));
+
+    let shown = run(&["msg", "show", "std_msgs/Header"], LIMIT)
+        .expect_code(0)
+        .stdout;
+    assert_eq!(
+        shown,
+        "builtin_interfaces/Time stamp\n\tint32 sec\n\tuint32 nanosec\nstring frame_id"
+    );
+    let described = run(&["msg", "show", "std_msgs/Header", "--json"], LIMIT)
+        .expect_code(0)
+        .json_lines();
+    assert_eq!(
+        described[0]["type_description"]["fields"][1]["name"],
+        "frame_id"
+    );
+
+    // From the real rosidl generator.
+    let string = "RIHS01_df668c740482bbd48fb39d76a70dfd4bd59db1288021743503259e948f6b1a18";
+    for spelling in [
+        "std_msgs/String",
+        "std_msgs/msg/String",
+        "std_msgs::msg::dds_::String_",
+    ] {
+        let finished = run(&["msg", "hash", spelling], LIMIT).expect_code(0);
+        assert_eq!(finished.stdout, string, "{spelling}");
+    }
+    let wrong = run(&["msg", "hash", "std_msgs/Strng"], LIMIT).expect_code(2);
+    assert!(
+        wrong.stderr.contains("did you mean std_msgs/msg/String?"),
+        "{}",
+        wrong.stderr
+    );
+}
+
+#[test]
+fn messages_go_between_cdr_and_json() {
+    let hex = "0001000003000000686900";
+    let encoded = run_with_input(
+        &["msg", "encode", "std_msgs/String", "--hex"],
+        b"{\"data\":\"hi\"}",
+        LIMIT,
+    );
+    assert_eq!(encoded.expect_code(0).stdout, hex);
+    for (args, input, code, part, why) in [
+        (
+            &["msg", "decode", "std_msgs/String", "--hex", "--json"][..],
+            hex.as_bytes(),
+            0,
+            "{\"data\":\"hi\"}",
+            "hexadecimal",
+        ),
+        (
+            &["msg", "decode", "std_msgs/String", "--json"],
+            b"\0\x01\0\0\x03\0\0\0hi\0\0",
+            0,
+            "\"hi\"",
+            "bytes, and padding after them",
+        ),
+        (
+            &["msg", "decode", "std_msgs/String", "--json"],
+            b"\0\0\0\0\0\0\0\x03hi\0",
+            0,
+            "\"hi\"",
+            "big-endian",
+        ),
+        (
+            &["msg", "decode", "std_msgs/String"],
+            b"\0\x01\0\0\xff\xff\xff\xff",
+            1,
+            "at byte 4: length 4294967295",
+            "a length that cannot be",
+        ),
+        (
+            &["msg", "decode", "std_msgs/String"],
+            b"pull over",
+            1,
+            "expected the CDR header",
+            "text",
+        ),
+        (
+            &["msg", "decode", "std_msgs/String"],
+            b"",
+            1,
+            "found nothing",
+            "no input",
+        ),
+        (
+            &["msg", "decode", "std_msgs/String", "--hex"],
+            b"0g",
+            1,
+            "'g' at byte 1",
+            "no digit",
+        ),
+        (
+            &["msg", "decode", "std_msgs/Nothing"],
+            b"",
+            2,
+            "not known",
+            "no such type",
+        ),
+        (
+            &["msg", "encode", "std_msgs/String"],
+            b"{\"dta\":1}",
+            1,
+            "did you mean `data`?",
+            "no such field",
+        ),
+        (
+            &["msg", "encode", "std_msgs/String"],
+            b"{",
+            1,
+            "line 1 column 1",
+            "no JSON",
+        ),
+        (
+            &["msg", "encode", "std_msgs/UInt8", "--hex"],
+            b"{\"data\":256}",
+            1,
+            "data",
+            "out of range",
+        ),
+    ] {
+        let finished = run_with_input(args, input, LIMIT).expect_code(code);
+        let said = if code == 0 {
+            &finished.stdout
+        } else {
+            &finished.stderr
+        };
+        assert!(said.contains(part), "{why}: {said}");
+    }
+}
+
+#[test]
+fn a_folder_of_definitions_is_used_or_its_mistake_is_placed() {
+    let folder = tempfile::tempdir().unwrap();
+    let package = folder.path().join("my_msgs/msg");
+    fs::create_dir_all(&package).unwrap();
+    let path = folder.path().display().to_string();
+    fs::write(
+        package.join("Pin.msg"),
+        "std_msgs/Header header\nuint8[<=4] data\n",
+    )
+    .unwrap();
+    let value = json!({ "header": { "frame_id": "map" }, "data": [1, 2] }).to_string();
+    let with =
+        |verb: &str| ["msg", verb, "my_msgs/Pin", "--hex", "--msg-path", &path].map(str::to_owned);
+    let hex = run_with_input(&with("encode"), value.as_bytes(), LIMIT)
+        .expect_code(0)
+        .stdout;
+    let back = run_with_input(&with("decode"), hex.as_bytes(), LIMIT)
+        .expect_code(0)
+        .stdout;
+    let back: serde_json::Value = serde_json::from_str(&back).unwrap();
+    assert_eq!(back["header"]["frame_id"], "map");
+    assert_eq!(back["data"], "AQI=", "bytes are base64");
+
+    fs::write(
+        package.join("Pin.msg"),
+        "std_msgs/Header header\nunit8 data\n",
+    )
+    .unwrap();
+    let wrong = run(&["msg", "show", "my_msgs/Pin", "--msg-path", &path], LIMIT).expect_code(2);
+    assert!(
+        wrong.stderr.contains("my_msgs/msg/Pin.msg:2:1"),
+        "{}",
+        wrong.stderr
+    );
+    let nowhere = run(&["msg", "list", "--msg-path", "no/such/folder"], LIMIT).expect_code(2);
+    assert!(
+        nowhere.stderr.contains("no/such/folder"),
+        "{}",
+        nowhere.stderr
+    );
 }
 
 #[test]

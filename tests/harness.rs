@@ -6,7 +6,7 @@
 //! node behind.
 
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -73,6 +73,22 @@ pub(crate) fn run<S: AsRef<OsStr>>(args: &[S], limit: Duration) -> Finished {
     Process::start(&mut command).finish(limit)
 }
 
+/// Runs the product to its end with `input` on its standard input.
+pub(crate) fn run_with_input<S: AsRef<OsStr>>(
+    args: &[S],
+    input: &[u8],
+    limit: Duration,
+) -> Finished {
+    let mut command = llmasos();
+    command.args(args);
+    let mut process = Process::spawn(&mut command, Stdio::piped());
+    let mut pipe = process.child.stdin.take().unwrap();
+    let input = input.to_vec();
+    // Beside the waiting: a product that does not read everything must not hold the test.
+    std::thread::spawn(move || pipe.write_all(&input));
+    process.finish(limit)
+}
+
 /// A running process; dropped, its whole process group is killed and the process reaped.
 pub(crate) struct Process {
     child: Child,
@@ -83,8 +99,12 @@ pub(crate) struct Process {
 impl Process {
     /// Starts `command` as leader of its own process group with both outputs captured.
     pub(crate) fn start(command: &mut Command) -> Self {
+        Self::spawn(command, Stdio::null())
+    }
+
+    fn spawn(command: &mut Command, stdin: Stdio) -> Self {
         let mut child = command
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0)

@@ -51,6 +51,7 @@ pub fn bus(graph: &Graph, parent: Option<&str>) -> BusOptions {
         connect_required: !zenoh.connect_optional && parent.is_none(),
         multicast: zenoh.multicast,
         config_file: zenoh.config.clone(),
+        config_overrides: Vec::new(),
         ros2: None,
         clock: match &graph.clock {
             graph::Clock::Topic(topic) => ClockSource::Topic(topic.clone()),

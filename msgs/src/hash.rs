@@ -53,8 +53,9 @@ impl Registry {
         text
     }
 
-    /// The JSON text that is hashed. All names are ASCII, so nothing needs escaping.
-    fn description(&self, found: &Type) -> String {
+    /// The type description, as the JSON text that is hashed. All names are ASCII, so nothing needs escaping.
+    #[must_use]
+    pub fn description(&self, found: &Type) -> String {
         let mut text = String::from("{\"type_description\": ");
         describe(found, &mut text);
         text.push_str(", \"referenced_type_descriptions\": [");

@@ -50,6 +50,8 @@ pub struct BusOptions {
     pub multicast: bool,
     /// A Zenoh configuration file, passed through; the other fields then only add to it.
     pub config_file: Option<PathBuf>,
+    /// Settings laid over everything else, in order: key in Zenoh's configuration (`connect/endpoints`), value in JSON5.
+    pub config_overrides: Vec<(String, String)>,
     /// Take part in the graph of ROS 2 nodes that run on rmw_zenoh.
     pub ros2: Option<Ros2Options>,
     /// What stamps and ages are measured with.
@@ -90,6 +92,9 @@ pub(super) fn configuration(
     }
     if !options.connect.is_empty() {
         set("connect/endpoints", format!("{:?}", options.connect))?;
+    }
+    for (key, value) in &options.config_overrides {
+        set(key, value.clone())?;
     }
     Ok(config)
 }

@@ -430,6 +430,24 @@ mod tests {
         assert!(arrival.sent.is_some());
     }
 
+    #[test]
+    fn settings_on_top_win_and_wrong_ones_are_named() {
+        let with = |key: &str, value: &str| BusOptions {
+            connect: vec!["tcp/127.0.0.1:1".into()],
+            config_overrides: vec![(key.into(), value.into())],
+            ..Default::default()
+        };
+        let config = configuration(&with("connect/endpoints", r#"["tcp/10.0.0.5:7447"]"#), &[]);
+        let endpoints = config.expect("valid").get_json("connect/endpoints");
+        assert_eq!(endpoints.expect("set"), r#"["tcp/10.0.0.5:7447"]"#);
+        for (key, value) in [("no/such/key", "1"), ("mode", "client"), ("mode", "")] {
+            let error = configuration(&with(key, value), &[])
+                .err()
+                .expect("refused");
+            assert!(error.to_string().contains(key), "{error}");
+        }
+    }
+
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_client_without_a_router_is_an_error_that_says_so() {
         let options = BusOptions {
