@@ -33,14 +33,15 @@ impl MsgPath {
             registry.to_mut().load_folder(folder).map_err(|error| {
                 let folder = folder.display();
                 wrong(match error {
-                    RegistryError::Definition(error) => format!("{folder}/{error}"),
-                    RegistryError::Io { .. } | RegistryError::NothingThere { .. } => {
-                        error.to_string()
-                    }
-                    RegistryError::Missing { .. }
+                    // These begin with the file within the folder, line and column.
+                    RegistryError::Definition(_)
+                    | RegistryError::Missing { .. }
                     | RegistryError::NoNames { .. }
                     | RegistryError::Recursive { .. }
-                    | RegistryError::TooMuch { .. } => format!("{folder}: {error}"),
+                    | RegistryError::TooMuch { .. } => format!("{folder}/{error}"),
+                    RegistryError::TooMany { .. }
+                    | RegistryError::Io { .. }
+                    | RegistryError::NothingThere { .. } => error.to_string(),
                 })
             })?;
         }
