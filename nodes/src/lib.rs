@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! bus ─ the Zenoh session      port ─ a topic's contract held at a node's door     health ─ what everybody is doing
+//! output ─ a node's topic on every lane    ros2 ─ its place in the ROS 2 graph    service ─ one question, one answer    clock ─ what stamps follow
 //! model ─ one server per model, shared by the nodes   workers ─ what its thread does   supervise ─ who is restarted when
 //! speech · summary · advisor ─ the nodes; they meet on topics only      gate ─ decides without any model
 //! ```
@@ -17,6 +18,7 @@ pub mod model;
 pub mod output;
 pub mod port;
 pub mod ros2;
+pub mod service;
 pub mod speech;
 pub mod summary;
 pub mod supervise;

@@ -1,10 +1,12 @@
 //! planner-advisor: command, summary and ego state in; a bounded, expiring, explained advice out, for the gate only.
 //!
 //! ```text
+//! ask ─▶ facts ─▶ language model under a choice ─▶ answer, one of the facts
 //! command ─▶ question (actions, speeds and true reasons on offer) ─▶ language model under a schema ─▶ advice ─▶ gate
 //!               ▲ summary, ego                                └── a spoken speed, or no time: the rule, and it says so
 //! ```
 
+pub mod answer;
 pub mod node;
 pub mod question;
 

@@ -1,25 +1,39 @@
 //! The planner-advisor node as an actor.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use llmasos_engine::text::CancelToken;
 use llmasos_msgs::{
-    llmasos_msgs::{PerceptionSummary, PlannerAdvice, SpeechCommand},
+    llmasos_msgs::{Ask, AskRequest, AskResponse, PerceptionSummary, PlannerAdvice, SpeechCommand},
     nav_msgs::Odometry,
 };
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, rpc::CallResult};
 use tracing::info;
 
-use super::{AdvisorOptions, Basis, NoAdvice, advise, question::Situation};
+use super::{AdvisorOptions, Basis, NoAdvice, advise, answer, question::Situation};
 use crate::{
-    bus::{Bus, Qos},
+    bus::{Bus, BusError, Qos},
     contract::{OnStale, Supersede, TopicContract},
     health::{NodeHealth, NodeState, elapsed_ms},
     model::ModelClient,
     output::Output,
     port::{Port, Taken},
+    service::{self, Server},
     workers::LanguageWork,
 };
+
+/// Service that answers questions of people.
+pub const ASK_SERVICE: &str = "llmasos/ask";
+/// How long an answer may take; nobody waits for it on the road.
+const ANSWER_LIMIT: Duration = Duration::from_secs(6);
+/// Priority of an answer at the model server: below everything the drive needs.
+const ANSWER_PRIORITY: u8 = 1;
+
+/// Longest reason of a missing answer, in characters; a quarter of the message's bound in bytes, so that any text fits.
+const REASON_CHARS_MAX: usize = 64;
 
 /// How often the node shows that it lives.
 const BEAT_PERIOD: Duration = Duration::from_millis(200);
@@ -65,6 +79,8 @@ pub enum AdvisorMessage {
         u32,
         Result<Box<PlannerAdvice>, NoAdvice>,
     ),
+    /// Somebody asks something.
+    Ask(AskRequest, RpcReplyPort<AskResponse>),
     /// Time to show that it lives.
     Beat,
 }
@@ -77,7 +93,9 @@ pub struct AdvisorState {
     output: Output<PlannerAdvice>,
     last_summary: Option<Taken<PerceptionSummary>>,
     last_ego: Option<Taken<Odometry>>,
+    last_advice: Option<PlannerAdvice>,
     thinking: Option<CancelToken>,
+    _asked: Server,
 }
 
 impl Actor for AdvisorNode {
@@ -113,6 +131,7 @@ impl Actor for AdvisorNode {
         };
         let ego = Port::open(&self.bus, &self.ego.contract, "ego", &self.health, wake()).await?;
         let command = Port::open(&self.bus, &self.command, "command", &self.health, wake()).await?;
+        let asked = self.offer_answers(&myself).await?;
         myself.send_interval(BEAT_PERIOD, || AdvisorMessage::Beat);
         Ok(AdvisorState {
             command,
@@ -121,7 +140,9 @@ impl Actor for AdvisorNode {
             output,
             last_summary: None,
             last_ego: None,
+            last_advice: None,
             thinking: None,
+            _asked: asked,
         })
     }
 
@@ -142,6 +163,7 @@ impl Actor for AdvisorNode {
                     ),
                     Ok(advice) => {
                         state.output.put(&advice).await?;
+                        state.last_advice = Some((*advice).clone());
                         info!(reason = %advice.reason, after_ms = elapsed_ms(command.arrived), "advice");
                     }
                     Err(NoAdvice::NotAsked) => {}
@@ -149,6 +171,10 @@ impl Actor for AdvisorNode {
                 }
                 // A command may have waited for this one to end.
                 self.take(&myself, state);
+            }
+            AdvisorMessage::Ask(request, reply) => {
+                self.refresh(state);
+                self.answer(state, &request.question, reply);
             }
             AdvisorMessage::Beat => {
                 self.health.beat();
@@ -179,12 +205,7 @@ impl Actor for AdvisorNode {
 
 impl AdvisorNode {
     fn take(&self, myself: &ActorRef<AdvisorMessage>, state: &mut AdvisorState) {
-        while let Some(taken) = state.summary.as_mut().and_then(Port::take) {
-            state.last_summary = Some(taken);
-        }
-        while let Some(taken) = state.ego.take() {
-            state.last_ego = Some(taken);
-        }
+        self.refresh(state);
         if let Some(thinking) = &state.thinking {
             if self.supersede == Supersede::Cancel && state.command.is_waiting() {
                 thinking.cancel("a newer command");
@@ -226,6 +247,77 @@ impl AdvisorNode {
                 epoch,
                 outcome.map(Box::new),
             ));
+        });
+    }
+
+    fn refresh(&self, state: &mut AdvisorState) {
+        while let Some(taken) = state.summary.as_mut().and_then(Port::take) {
+            state.last_summary = Some(taken);
+        }
+        while let Some(taken) = state.ego.take() {
+            state.last_ego = Some(taken);
+        }
+    }
+
+    async fn offer_answers(&self, myself: &ActorRef<AdvisorMessage>) -> Result<Server, BusError> {
+        let to = myself.clone();
+        service::serve::<Ask>(
+            &self.bus,
+            &self.health,
+            ASK_SERVICE,
+            Some("question"),
+            move |request| {
+                let to = to.clone();
+                Box::pin(async move {
+                    let ask = |reply| AdvisorMessage::Ask(request, reply);
+                    match to.call(ask, Some(ANSWER_LIMIT)).await {
+                        Ok(CallResult::Success(response)) => response,
+                        Ok(CallResult::Timeout | CallResult::SenderError) | Err(_) => {
+                            unanswered("the advisor is busy or being restarted")
+                        }
+                    }
+                })
+            },
+        )
+        .await
+    }
+
+    /// Answers from what is known now; the model works while the node goes on.
+    fn answer(&self, state: &AdvisorState, question: &str, reply: RpcReplyPort<AskResponse>) {
+        let fresh = |taken: &&Taken<Odometry>| state.ego.is_fresh(taken);
+        let Some(ego) = state.last_ego.as_ref().filter(fresh) else {
+            let reason = format!("expected a fresh ego state on {}", self.ego.contract.topic);
+            // Whoever asked may have given up; that is no failure of the node.
+            let _ = reply.send(unanswered(&reason));
+            return;
+        };
+        let summary = state.last_summary.as_ref().filter(|taken| {
+            let port = state.summary.as_ref();
+            port.is_some_and(|port| port.is_fresh(taken))
+        });
+        let situation = Situation {
+            summary: summary.map(|taken| taken.message.clone()),
+            speed_mps: (ego.message.twist.twist.linear.x as f32).max(0.0),
+        };
+        let now_ns = self.bus.clock().now_ns();
+        let in_force = |advice: &&PlannerAdvice| advice.valid_until.to_nanos() > now_ns;
+        let facts = answer::facts(&situation, state.last_advice.as_ref().filter(in_force));
+        let (job, language) = (answer::job(question, &facts), self.language.clone());
+        let deadline = Instant::now() + ANSWER_LIMIT;
+        tokio::spawn(async move {
+            let outcome = language
+                .ask(job, ANSWER_PRIORITY, deadline, CancelToken::new())
+                .await;
+            let response = match outcome {
+                Ok(said) if facts.contains(&said.text) => AskResponse {
+                    success: said.text != answer::UNKNOWN,
+                    answer: said.text,
+                    ..Default::default()
+                },
+                Ok(_) => unanswered("the model did not finish its sentence"),
+                Err(error) => unanswered(&error.to_string()),
+            };
+            let _ = reply.send(response);
         });
     }
 
@@ -294,5 +386,13 @@ impl AdvisorNode {
             },
             basis,
         ))
+    }
+}
+
+/// No answer, and why; cut to the message's bound.
+fn unanswered(reason: &str) -> AskResponse {
+    AskResponse {
+        message: reason.chars().take(REASON_CHARS_MAX).collect(),
+        ..Default::default()
     }
 }

@@ -21,6 +21,7 @@ use zenoh::{
     Session,
     bytes::{Encoding, ZBytes},
     pubsub::Subscriber,
+    query::Query,
     sample::SampleKind,
 };
 use zenoh_ext::{AdvancedSubscriberBuilderExt, HistoryConfig, RecoveryConfig};
@@ -275,6 +276,30 @@ impl Bus {
                     warn!(key = %reply_key, %error, "a query got no answer");
                 }
             })
+            .await
+            .map_err(|error| topic_error(topic, &error))?;
+        Ok(Answering {
+            _inner: inner,
+            _bus: self.clone(),
+        })
+    }
+
+    /// Takes the queries of a topic as they come; `on` runs on Zenoh's receiving thread, so it may only hand over. A query is answered
+    /// through itself, and ends when it is dropped.
+    ///
+    /// # Errors
+    /// [`BusError::Topic`] when the topic is no valid key expression.
+    pub(crate) async fn questions(
+        &self,
+        topic: &str,
+        on: impl Fn(Query) + Send + Sync + 'static,
+    ) -> Result<Answering, BusError> {
+        // Complete: a client of rmw_zenoh asks only servers that know all of a key, as this one does.
+        let inner = self
+            .session
+            .declare_queryable(self.key(topic))
+            .complete(true)
+            .callback(on)
             .await
             .map_err(|error| topic_error(topic, &error))?;
         Ok(Answering {

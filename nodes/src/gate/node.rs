@@ -20,8 +20,9 @@ use llmasos_msgs::{
     autoware_vehicle_msgs::ControlModeReport,
     llmasos_msgs::{GateVerdict, PerceptionSummary, PlannerAdvice, SpeechCommand},
     nav_msgs::Odometry,
+    std_srvs::{Trigger, TriggerResponse},
 };
-use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, rpc::CallResult};
 use serde_json::{Value, json};
 use tokio::time::MissedTickBehavior;
 use tracing::info;
@@ -43,10 +44,16 @@ use crate::{
     health::{NodeHealth, NodeState},
     output::Output,
     port::{FromBus, Port},
+    service::{self, Server},
 };
 
 /// Time between two verdicts: 10 Hz, within the topic's deadline of 150 ms.
 pub const TICK_PERIOD: Duration = Duration::from_millis(100);
+
+/// Service that makes the gate start anew, without a new process: after a stop that no longer stands, or a publisher that was replaced.
+pub const REARM_SERVICE: &str = "llmasos/gate/rearm";
+/// How long that may take.
+const REARM_LIMIT: Duration = Duration::from_secs(2);
 
 /// Which topics the gate reads and writes.
 #[derive(Clone, Debug)]
@@ -91,6 +98,8 @@ pub enum GateMessage {
     Arrived,
     /// Time for a verdict.
     Tick,
+    /// Somebody wants the gate to start anew.
+    Rearm(RpcReplyPort<TriggerResponse>),
     /// Somebody asks what was decided last.
     Describe(RpcReplyPort<Value>),
 }
@@ -125,6 +134,7 @@ pub struct GateState {
     ticking: Arc<AtomicBool>,
     described: Arc<Mutex<Value>>,
     _answering: Answering,
+    _rearming: Server,
 }
 
 impl Actor for GateNode {
@@ -148,6 +158,7 @@ impl Actor for GateNode {
         };
         let described = Arc::new(Mutex::new(Value::Null));
         let answering = self.answer_queries(&described).await?;
+        let rearming = self.offer_rearm(&myself).await?;
         let ticking = Arc::new(AtomicBool::new(false));
         spawn_ticks(myself, Arc::clone(&ticking));
         self.health.set(NodeState::Ready, "");
@@ -163,6 +174,7 @@ impl Actor for GateNode {
             ticking,
             described,
             _answering: answering,
+            _rearming: rearming,
         })
     }
 
@@ -179,6 +191,12 @@ impl Actor for GateNode {
                 self.round(state, true).await?;
                 self.health.beat();
                 self.pulse.beat();
+            }
+            GateMessage::Rearm(reply) => {
+                let response = self.rearm(state);
+                self.round(state, true).await?;
+                // Whoever asked may have given up; the gate is armed anew all the same.
+                let _ = reply.send(response);
             }
             GateMessage::Describe(reply) => {
                 // Whoever asked may have given up; that is no failure of the gate.
@@ -286,6 +304,34 @@ impl GateNode {
                 ))
             })
             .await
+    }
+
+    async fn offer_rearm(&self, myself: &ActorRef<GateMessage>) -> Result<Server, BusError> {
+        let to = myself.clone();
+        service::serve::<Trigger>(&self.bus, &self.health, REARM_SERVICE, None, move |_| {
+            let to = to.clone();
+            Box::pin(async move {
+                match to.call(GateMessage::Rearm, Some(REARM_LIMIT)).await {
+                    Ok(CallResult::Success(response)) => response,
+                    Ok(CallResult::Timeout | CallResult::SenderError) | Err(_) => TriggerResponse {
+                        success: false,
+                        message: "the gate is being restarted".to_owned(),
+                    },
+                }
+            })
+        })
+        .await
+    }
+
+    /// Knows nothing any more, as after a start: who publishes, which stop stands, what waits for confirmation. Only the counters stay.
+    fn rearm(&self, state: &mut GateState) -> TriggerResponse {
+        state.inputs.forget();
+        state.memory = Memory::default();
+        info!("armed anew");
+        TriggerResponse {
+            success: true,
+            message: "inputs, standing commands and publishers are forgotten".to_owned(),
+        }
     }
 
     /// Takes what arrived, decides, and says so if it is time or something changed.

@@ -208,6 +208,15 @@ impl Inputs {
         self.epoch_seen = Some(now.epoch);
     }
 
+    /// Forgets everything but the counters, as after a start.
+    pub fn forget(&mut self) {
+        let counters = self.counters;
+        *self = Inputs {
+            counters,
+            ..Inputs::new()
+        };
+    }
+
     /// Takes an advice.
     ///
     /// # Errors

@@ -143,6 +143,11 @@ impl Ros2 {
         Some(self.subject(key, found.name.clone(), || registry.hash_of(found)))
     }
 
+    /// What the graph calls a service. `key` is its plain Zenoh key.
+    pub fn service(&self, key: &str, type_name: &str, hash: impl FnOnce() -> String) -> Subject {
+        self.subject(key, type_name.to_owned(), hash)
+    }
+
     fn subject(&self, key: &str, type_name: String, hash: impl FnOnce() -> String) -> Subject {
         Subject {
             name: format!("/{key}"),

@@ -2,8 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use llmasos_msgs::{llmasos_msgs::SpeechCommand, std_msgs};
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use llmasos_msgs::{
+    Message, Registry,
+    llmasos_msgs::{Say, SayRequest, SayResponse, SpeechCommand},
+    std_msgs,
+};
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, rpc::CallResult};
 use tracing::{info, warn};
 
 use super::{
@@ -15,13 +19,19 @@ use super::{
     typed,
 };
 use crate::{
-    bus::{Bus, Priority, Qos},
+    bus::{Bus, BusError, Priority, Qos},
     contract::TopicContract,
     health::{NodeHealth, NodeState, elapsed_ms},
     model::AskError,
     output::Output,
     port::Port,
+    service::{self, Server},
 };
+
+/// Service that takes a sentence as if it had been spoken.
+pub const SAY_SERVICE: &str = "llmasos/say";
+/// How long understanding a sentence may take: it needs no model.
+const SAY_LIMIT: Duration = Duration::from_secs(2);
 
 /// How often the node shows that it lives.
 const BEAT_PERIOD: Duration = Duration::from_millis(200);
@@ -54,6 +64,8 @@ pub enum SpeechMessage {
     Text,
     /// The recogniser answered about an utterance that ended then, in this epoch of the clock.
     Recognised(Utterance, u32, Result<Heard, AskError>),
+    /// Somebody says something through the service.
+    Say(SayRequest, RpcReplyPort<SayResponse>),
     /// Time to show that it lives.
     Beat,
 }
@@ -65,6 +77,7 @@ pub struct SpeechState {
     output: Output<SpeechCommand>,
     hearing: Hearing,
     recognising: usize,
+    _said: Option<Server>,
 }
 
 impl Actor for SpeechNode {
@@ -110,6 +123,11 @@ impl Actor for SpeechNode {
             }
             None => None,
         };
+        // Where typed words are not wanted, the service that takes them is not offered.
+        let said = match &self.text {
+            Some(_) => Some(self.offer_say(&myself).await?),
+            None => None,
+        };
         let hearing = Hearing::new(&self.options.endpoint)?;
         myself.send_interval(BEAT_PERIOD, || SpeechMessage::Beat);
         Ok(SpeechState {
@@ -118,6 +136,7 @@ impl Actor for SpeechNode {
             output,
             hearing,
             recognising: 0,
+            _said: said,
         })
     }
 
@@ -149,6 +168,11 @@ impl Actor for SpeechNode {
                     }
                     Err(error) => self.health.refuse("utterance", &error.to_string()),
                 }
+            }
+            SpeechMessage::Say(request, reply) => {
+                let response = self.say(&state.output, &request.text).await?;
+                // Whoever asked may have given up; the command went out all the same.
+                let _ = reply.send(response);
             }
             SpeechMessage::Beat => self.beat(),
         }
@@ -192,6 +216,59 @@ impl SpeechNode {
                 });
             }
         }
+    }
+
+    async fn offer_say(&self, myself: &ActorRef<SpeechMessage>) -> Result<Server, BusError> {
+        let to = myself.clone();
+        service::serve::<Say>(
+            &self.bus,
+            &self.health,
+            SAY_SERVICE,
+            Some("text"),
+            move |request| {
+                let to = to.clone();
+                Box::pin(async move {
+                    let say = |reply| SpeechMessage::Say(request, reply);
+                    match to.call(say, Some(SAY_LIMIT)).await {
+                        Ok(CallResult::Success(response)) => response,
+                        Ok(CallResult::Timeout | CallResult::SenderError) | Err(_) => SayResponse {
+                            success: false,
+                            message: "the speech node is being restarted".to_owned(),
+                        },
+                    }
+                })
+            },
+        )
+        .await
+    }
+
+    async fn say(
+        &self,
+        output: &Output<SpeechCommand>,
+        text: &str,
+    ) -> Result<SayResponse, ActorProcessingErr> {
+        let now = self.bus.clock().reading();
+        if !now.is_known() {
+            return Ok(SayResponse {
+                success: false,
+                message: self.bus.clock().waiting().unwrap_or_default(),
+            });
+        }
+        let heard = typed(text, now.now_ns, &self.options);
+        let understood = command(&heard, &self.options.fast, self.options.min_confidence);
+        output.put(&understood).await?;
+        let registry = Registry::builtin();
+        let intent = i64::from(understood.intent);
+        let name = registry
+            .enum_name(SpeechCommand::TYPE, "intent", intent)
+            .unwrap_or("UNKNOWN");
+        Ok(SayResponse {
+            success: understood.intent != SpeechCommand::UNKNOWN,
+            message: match understood.negated {
+                true => format!("{name}, negated"),
+                false => name.to_owned(),
+            },
+        })
     }
 
     async fn publish(
