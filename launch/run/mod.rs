@@ -2,6 +2,7 @@
 
 pub mod child_process;
 pub mod configure;
+pub mod describe;
 pub mod environment;
 pub mod lone;
 pub mod models;

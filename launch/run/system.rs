@@ -25,7 +25,9 @@ use tokio::task::JoinHandle;
 
 use super::{
     child_process::ChildProcess,
-    configure, lone,
+    configure,
+    describe::{self, Described},
+    lone,
     models::{Folders, Ground, Servers, manifest_sha256},
 };
 use crate::descriptor::graph::{Graph, NodeKind, NodeSpec};
@@ -47,6 +49,7 @@ pub struct System {
     ended: JoinHandle<()>,
     publishing: JoinHandle<()>,
     names: Vec<String>,
+    _described: Option<Described>,
 }
 
 /// How a part of the graph gets a process of its own: this executable, and the arguments that lead to the same graph.
@@ -139,6 +142,11 @@ impl System {
                 }
             }
         });
+        // The launcher speaks for the whole graph; its children only for themselves, in the diagnostics.
+        let described = match parent {
+            None => Some(describe::describe(&Arc::new(graph.clone()), &bus, &health).await?),
+            Some(_) => None,
+        };
         let (supervisor, ended) =
             Supervisor::spawn(None, Supervisor::new(health.clone()), children)
                 .await
@@ -151,6 +159,7 @@ impl System {
             ended,
             publishing,
             names,
+            _described: described,
         })
     }
 
