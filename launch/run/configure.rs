@@ -8,7 +8,7 @@ use llmasos_nodes::{
     advisor::{AdvisorOptions, node::Context as AdvisorContext, question::Bounds},
     bus::{BusMode, BusOptions},
     clock::ClockSource,
-    contract::TopicContract,
+    contract::{Ros2Options, TopicContract},
     gate::{
         fact::{Action, ActionSet, Light, Zone},
         node::GateTopics,
@@ -56,6 +56,10 @@ pub fn bus(graph: &Graph, parent: Option<&str>) -> BusOptions {
             // Sources stamp what they play when they send it, so a recording's time is the wall's.
             graph::Clock::Wall | graph::Clock::Recording => ClockSource::Wall,
         },
+        ros2: graph.ros2.map(|ros2| Ros2Options {
+            domain: ros2.domain,
+            distro: ros2.distro,
+        }),
     }
 }
 

@@ -27,7 +27,10 @@ use zenoh::{
     sample::{Sample, SampleKind},
 };
 
-use crate::clock::{Clock, ClockSource, Follower};
+use crate::{
+    clock::{Clock, ClockSource, Follower},
+    contract::Ros2Options,
+};
 
 /// Longest payload taken from the bus, in bytes: eleven full-HD RGB images. Anything longer is refused before it is read.
 pub const PAYLOAD_BYTES_MAX: usize = 64 << 20;
@@ -127,6 +130,8 @@ pub struct BusOptions {
     pub config_file: Option<PathBuf>,
     /// What stamps and ages are measured with.
     pub clock: ClockSource,
+    /// How the graph shows itself to ROS 2; plain Zenoh keys only without.
+    pub ros2: Option<Ros2Options>,
 }
 
 /// One Zenoh session with a namespace. Clones share the session.

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+pub use llmasos_msgs::rmw_zenoh::QosProfile as TopicQos;
+
 /// What a topic promises and accepts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TopicContract {
@@ -24,6 +26,33 @@ pub struct TopicContract {
     pub accept: Vec<Accept>,
     /// How arrivals wait for their reader.
     pub queue: QueuePolicy,
+    /// Quality of service towards ROS 2 and of the publisher: reliability, durability, depth.
+    pub qos: TopicQos,
+}
+
+/// How a graph shows itself to ROS 2 through rmw_zenoh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ros2Options {
+    /// The ROS domain, 0 to 232.
+    pub domain: u32,
+    /// Whose keys are written.
+    pub distro: Distro,
+}
+
+/// A ROS 2 distribution, as far as rmw_zenoh's wire differs between them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Distro {
+    /// Has no type hashes.
+    Humble,
+    /// The oldest with type hashes.
+    #[default]
+    Jazzy,
+    /// After Jazzy.
+    Kilted,
+    /// After Kilted; tokens may have a fourteenth chunk.
+    Lyrical,
+    /// The development version.
+    Rolling,
 }
 
 /// A form in which a message may arrive (ROS bridges send CDR, people send JSON or text).
