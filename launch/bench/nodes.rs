@@ -25,7 +25,7 @@ use llmasos_nodes::{
     advisor::{Basis, advise, question::Situation},
     bus::{Bus, BusOptions, Qos},
     clock,
-    contract::{Accept, Budget, QueuePolicy, TopicContract},
+    contract::{Accept, Budget, QueuePolicy, TopicContract, TopicQos},
     frame::Frame,
     health::Health,
     model::ModelClient,
@@ -425,7 +425,7 @@ async fn overhead(rounds: usize) -> Result<Figure> {
         lifespan: None,
         accept: vec![Accept::Cdr],
         queue: QueuePolicy::Fifo(16),
-        qos: Default::default(),
+        qos: TopicQos::default(),
     };
     let health = Health::default();
     let node = SpeechNode {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use llmasos_nodes::contract::{Accept, QueuePolicy, TopicContract};
+use llmasos_nodes::contract::{Accept, QueuePolicy, TopicContract, TopicQos};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -28,6 +28,7 @@ use crate::{
         beats::Beats,
         faults,
         memory::peak_resident_bytes,
+        pace::Pace,
         play,
         report::Report,
         view::{Board, Screen},
@@ -200,18 +201,18 @@ fn sources(
     system: &Arc<System>,
     start: Instant,
 ) -> JoinSet<()> {
-    let start = tokio::time::Instant::from_std(start);
+    let pace = Pace::from(tokio::time::Instant::from_std(start), system.bus.clock());
     let mut playing = JoinSet::new();
     for reel in reels {
-        let bus = system.bus.clone();
+        let (bus, pace) = (system.bus.clone(), pace.clone());
         playing.spawn(async move {
-            if let Err(error) = reel.play(&bus, start).await {
+            if let Err(error) = reel.play(&bus, pace).await {
                 tracing::error!(%error, "a source cannot be played any more");
             }
         });
     }
     for fault in faults::of(graph) {
-        playing.spawn(faults::inject(fault, Arc::clone(system), start));
+        playing.spawn(faults::inject(fault, Arc::clone(system), pace.clone()));
     }
     playing
 }
@@ -304,7 +305,7 @@ fn diagnostics() -> TopicContract {
         lifespan: None,
         accept: vec![Accept::Cdr],
         queue: QueuePolicy::Latest,
-        qos: Default::default(),
+        qos: TopicQos::default(),
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use llmasos_nodes::contract::{Accept, QueuePolicy, TopicContract};
 
+use super::arguments::Environment;
 use super::findings::{At, Files, Findings};
 use super::graph::{
     Clock, ComputeSpec, Fetch, Graph, ModelSpec, Restart, RestartSpec, Spin, Supervise, ZenohSpec,
@@ -18,7 +19,7 @@ use super::shape::{Fields, fifo_depth};
 use super::tables::{BACKOFF, CLOCK, COMPUTE, CONNECT, MAX, MODEL, ROOT, SUPERVISE, TOPIC, ZENOH};
 use super::units::Dimension;
 use super::yaml::{Entry, Node};
-use super::{expect, gate, node, source, wire};
+use super::{expect, gate, node, ros2, source, wire};
 
 /// Where a peer listens when nothing else is said: loopback, a port of the system's choice.
 const LISTEN: &str = "tcp/127.0.0.1:0";
@@ -28,7 +29,12 @@ const ROUTER: &str = "tcp/127.0.0.1:7447";
 const THREADS: usize = 2;
 
 /// Builds the graph; `None` when a part that everything hangs on is missing, which has been reported then.
-pub(super) fn build(root: &Node, files: Files, findings: &mut Findings) -> Option<Graph> {
+pub(super) fn build(
+    root: &Node,
+    files: Files,
+    environment: Environment<'_>,
+    findings: &mut Findings,
+) -> Option<Graph> {
     let fields = Fields::of(root, &ROOT);
     let fetch = fetch(&fields).unwrap_or(Fetch::IfAbsent);
     let list = |key: &str| fields.get(key).map_or(&[][..], Node::items);
@@ -60,6 +66,7 @@ pub(super) fn build(root: &Node, files: Files, findings: &mut Findings) -> Optio
             .to_owned(),
         clock: clock(&fields),
         zenoh: zenoh(&fields, &files, findings),
+        ros2: ros2::read(&fields, environment, findings),
         models: fields
             .entries("models")
             .iter()
@@ -280,6 +287,7 @@ fn topic(entry: &Entry, findings: &mut Findings) -> Option<TopicContract> {
     }
     Some(TopicContract {
         topic: entry.key.clone(),
+        qos: ros2::qos(&fields, &type_name, event),
         type_name,
         rate_hz,
         event,
@@ -287,7 +295,6 @@ fn topic(entry: &Entry, findings: &mut Findings) -> Option<TopicContract> {
         lifespan: fields.duration("lifespan"),
         accept,
         queue: queue(&fields).unwrap_or(QueuePolicy::Latest),
-        qos: Default::default(),
     })
 }
 

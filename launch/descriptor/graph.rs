@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use llmasos_nodes::contract::{Budget, OnStale, QueuePolicy, Supersede, TopicContract};
+use llmasos_nodes::contract::{Budget, Distro, OnStale, QueuePolicy, Supersede, TopicContract};
 
 use super::expect::Expect;
 use super::findings::{At, Files};
@@ -25,6 +25,8 @@ pub struct Graph {
     pub clock: Clock,
     /// How the bus is reached.
     pub zenoh: ZenohSpec,
+    /// How it shows itself to ROS 2; not at all without.
+    pub ros2: Option<Ros2Spec>,
     /// Models by the name the nodes use.
     pub models: BTreeMap<String, ModelSpec>,
     /// The one thread pool.
@@ -109,6 +111,15 @@ pub struct ZenohSpec {
     pub multicast: bool,
     /// A Zenoh configuration file instead of the above.
     pub config: Option<PathBuf>,
+}
+
+/// How the graph shows itself to ROS 2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ros2Spec {
+    /// The domain, 0 to 232.
+    pub domain: u32,
+    /// Whose keys are written.
+    pub distro: Distro,
 }
 
 /// A model and how it may come.

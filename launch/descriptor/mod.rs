@@ -25,6 +25,7 @@ pub mod graph;
 pub mod include;
 pub mod kinds;
 mod node;
+pub mod ros2;
 pub mod schema;
 pub mod shape;
 mod source;
@@ -73,7 +74,7 @@ pub fn load(
         files,
         mut findings,
     } = flatten(path, overrides, environment)?;
-    let Some(graph) = build::build(&root, files.clone(), &mut findings) else {
+    let Some(graph) = build::build(&root, files.clone(), environment, &mut findings) else {
         return Err(Rejected { findings, files });
     };
     check::check(&graph, facts, &mut findings);

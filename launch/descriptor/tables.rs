@@ -5,6 +5,7 @@
 
 use super::gate_table::GATE;
 use super::kinds::NODES;
+use super::ros2::{QOS, ROS2};
 use super::shape::{ARG_TYPES, Key, Shape, Table};
 use super::units::Dimension;
 
@@ -80,6 +81,11 @@ pub static ROOT: Table = table(
         ),
         key("zenoh", Shape::Fields(&ZENOH), "how the bus is reached"),
         key(
+            "ros2",
+            Shape::Fields(&ROS2),
+            "how the graph shows itself to ROS 2",
+        ),
+        key(
             "fetch",
             Shape::Word("fetch policy", FETCH),
             "whether missing models may be downloaded",
@@ -141,6 +147,7 @@ pub static PROFILE: Table = table(
         key("namespace", Shape::Topic, "prefix of every relative topic"),
         key("clock", Shape::Condition, "replaces the clock"),
         key("zenoh", Shape::Condition, "laid over zenoh"),
+        key("ros2", Shape::Condition, "laid over ros2"),
         key(
             "fetch",
             Shape::Word("fetch policy", FETCH),
@@ -309,6 +316,11 @@ pub static TOPIC: Table = table(
             "queue",
             Shape::Queue,
             "how messages wait for their reader: latest (the default) or fifo(N)",
+        ),
+        key(
+            "qos",
+            Shape::Fields(&QOS),
+            "quality of service; by default sensor streams are best effort, the rest reliable",
         ),
     ]],
 );

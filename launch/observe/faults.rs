@@ -2,9 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
+use super::pace::Pace;
 use crate::{
     descriptor::graph::{FaultKind, FaultTarget, Feed, Graph},
     run::system::System,
@@ -40,8 +40,8 @@ pub fn of(graph: &Graph) -> Vec<Fault> {
 }
 
 /// Injects a fault when its time has come.
-pub async fn inject(fault: Fault, system: Arc<System>, start: Instant) {
-    sleep_until(start + fault.at).await;
+pub async fn inject(fault: Fault, system: Arc<System>, mut pace: Pace) {
+    pace.until(fault.at).await;
     match (fault.kind, &fault.target) {
         (FaultKind::Stall { hold }, FaultTarget::Model(name)) => {
             if !system.servers.stall(name, hold) {

@@ -9,6 +9,7 @@
 pub mod beats;
 pub mod faults;
 pub mod memory;
+pub mod pace;
 pub mod play;
 pub mod report;
 pub mod story;

@@ -1,4 +1,4 @@
-//! Playing recorded sources onto the bus as if they were sensors: every message is stamped at the moment it is sent.
+//! Playing recorded sources onto the bus as if they were sensors: every message is stamped with the moment it is due, in the graph's time.
 
 use std::{
     io::BufRead,
@@ -11,17 +11,14 @@ use llmasos_msgs::{
     Message,
     audio_common_msgs::{Audio, AudioData, AudioInfo, AudioStamped},
     builtin_interfaces::Time,
-    json_to_cdr,
+    json_to_cdr, rosgraph_msgs,
     sensor_msgs::CompressedImage,
     std_msgs::Header,
 };
-use llmasos_nodes::{
-    bus::{Bus, Qos, RawPublisher},
-    clock,
-};
+use llmasos_nodes::bus::{Bus, Qos, RawPublisher};
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep_until};
 
+use super::pace::Pace;
 use crate::{
     descriptor::graph::{Feed, Graph, PictureFolder, Pictures, Recording, Source},
     run::models::Folders,
@@ -260,14 +257,17 @@ fn lines(path: &Path, rate_hz: Option<f64>, type_name: &str) -> Result<Vec<(Dura
             .map(Value::take)
             .with_context(|| format!("{}: expected \"data\"", place()))?;
         // A mistake in a recording shows before anything is played.
-        json_to_cdr(type_name, &stamped(data.clone(), 1)).with_context(place)?;
+        json_to_cdr(type_name, &stamped(type_name, data.clone(), 1)).with_context(place)?;
         lines.push((Duration::from_secs_f64(time), data));
     }
     Ok(lines)
 }
 
-/// `data` with `header.stamp`, or `stamp` where the type has no header.
-fn stamped(mut data: Value, now_ns: i64) -> Value {
+/// `data` with `header.stamp`, or `stamp` where the type has no header. A clock is not stamped: it says the time.
+fn stamped(type_name: &str, mut data: Value, now_ns: i64) -> Value {
+    if type_name == rosgraph_msgs::Clock::TYPE {
+        return data;
+    }
     let time = Time::from_nanos(now_ns);
     let stamp = json!({ "sec": time.sec, "nanosec": time.nanosec });
     if let Some(object) = data.as_object_mut() {
@@ -284,11 +284,11 @@ fn stamped(mut data: Value, now_ns: i64) -> Value {
 }
 
 impl Reel {
-    /// Plays it; times count from `start`.
+    /// Plays it; times count from the start of `pace`.
     ///
     /// # Errors
     /// When the bus is gone.
-    pub async fn play(self, bus: &Bus, start: Instant) -> Result<()> {
+    pub async fn play(self, bus: &Bus, mut pace: Pace) -> Result<()> {
         let qos = match self.content {
             Content::Text(_) => Qos::EVENT,
             Content::Sound { .. } => Qos {
@@ -299,12 +299,11 @@ impl Reel {
             Content::Pictures { .. } | Content::Messages { .. } => Qos::STREAM,
         };
         let publisher = bus.raw_publisher(&self.topic, qos).await?;
-        let begin = start + self.at;
-        let end = self.until.map(|until| start + until);
-        let over = |at: Instant| end.is_some_and(|end| at > end);
+        let begin = self.at;
+        let over = |at: Duration| self.until.is_some_and(|end| at > end);
         match self.content {
             Content::Sound { rate_hz, samples } => {
-                play_sound(&publisher, begin, rate_hz, &samples).await?
+                play_sound(&publisher, &mut pace, begin, rate_hz, &samples).await?
             }
             Content::Pictures { files, period } => {
                 for (index, file) in files.iter().cycle().enumerate() {
@@ -312,8 +311,8 @@ impl Reel {
                     if over(at) {
                         break;
                     }
-                    sleep_until(at).await;
-                    publisher.put(picture(file)?).await?;
+                    let stamp_ns = pace.until(at).await;
+                    publisher.put(picture(file, stamp_ns)?).await?;
                 }
             }
             Content::Messages {
@@ -321,6 +320,9 @@ impl Reel {
                 lines,
                 repeat,
             } => {
+                if type_name == rosgraph_msgs::Clock::TYPE {
+                    pace = pace.on_wall();
+                }
                 let length = lines.last().map_or(Duration::ZERO, |(time, _)| {
                     *time + Duration::from_millis(50)
                 });
@@ -330,13 +332,9 @@ impl Reel {
                         if over(at) {
                             return Ok(());
                         }
-                        sleep_until(at).await;
-                        publisher
-                            .put(json_to_cdr(
-                                &type_name,
-                                &stamped(data.clone(), clock::now_ns()),
-                            )?)
-                            .await?;
+                        let stamp_ns = pace.until(at).await;
+                        let data = stamped(&type_name, data.clone(), stamp_ns);
+                        publisher.put(json_to_cdr(&type_name, &data)?).await?;
                     }
                     if !repeat || lines.is_empty() {
                         break;
@@ -344,7 +342,7 @@ impl Reel {
                 }
             }
             Content::Text(text) => {
-                sleep_until(begin).await;
+                pace.until(begin).await;
                 publisher
                     .put(llmasos_msgs::std_msgs::String { data: text }.encode()?)
                     .await?;
@@ -356,16 +354,17 @@ impl Reel {
 
 async fn play_sound(
     publisher: &RawPublisher,
-    begin: Instant,
+    pace: &mut Pace,
+    begin: Duration,
     rate_hz: u32,
     samples: &[i16],
 ) -> Result<()> {
     let step = ((CHUNK.as_secs_f64() * f64::from(rate_hz)) as usize).max(1);
     for (index, chunk) in samples.chunks(step).enumerate() {
         // A microphone delivers a chunk when it is over.
-        sleep_until(begin + CHUNK * (index as u32 + 1)).await;
+        let stamp_ns = pace.until(begin + CHUNK * (index as u32 + 1)).await;
         publisher
-            .put(audio(chunk, rate_hz, clock::now_ns()).encode()?)
+            .put(audio(chunk, rate_hz, stamp_ns).encode()?)
             .await?;
     }
     Ok(())
@@ -393,7 +392,7 @@ pub fn audio(chunk: &[i16], rate_hz: u32, stamp_ns: i64) -> AudioStamped {
     }
 }
 
-fn picture(file: &[u8]) -> Result<Vec<u8>> {
+fn picture(file: &[u8], stamp_ns: i64) -> Result<Vec<u8>> {
     let format = if file.starts_with(&[0x89, b'P']) {
         "png"
     } else {
@@ -401,7 +400,7 @@ fn picture(file: &[u8]) -> Result<Vec<u8>> {
     };
     let message = CompressedImage {
         header: Header {
-            stamp: Time::from_nanos(clock::now_ns()),
+            stamp: Time::from_nanos(stamp_ns),
             frame_id: "camera".to_owned(),
         },
         format: format.to_owned(),

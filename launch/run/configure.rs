@@ -8,7 +8,7 @@ use llmasos_nodes::{
     advisor::{AdvisorOptions, node::Context as AdvisorContext, question::Bounds},
     bus::{BusMode, BusOptions},
     clock::ClockSource,
-    contract::TopicContract,
+    contract::{Ros2Options, TopicContract},
     gate::{
         fact::{Action, ActionSet, Light, Zone},
         node::GateTopics,
@@ -52,12 +52,15 @@ pub fn bus(graph: &Graph, parent: Option<&str>) -> BusOptions {
         multicast: zenoh.multicast,
         config_file: zenoh.config.clone(),
         config_overrides: Vec::new(),
-        ros2: None,
         clock: match &graph.clock {
             graph::Clock::Topic(topic) => ClockSource::Topic(topic.clone()),
             // Sources stamp what they play when they send it, so a recording's time is the wall's.
             graph::Clock::Wall | graph::Clock::Recording => ClockSource::Wall,
         },
+        ros2: graph.ros2.map(|ros2| Ros2Options {
+            domain: ros2.domain,
+            distro: ros2.distro,
+        }),
     }
 }
 

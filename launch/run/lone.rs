@@ -66,7 +66,7 @@ impl Lone {
     }
 }
 
-/// Waits until every one of `names` is ready.
+/// Waits until every one of `names` is ready, or degraded: it works then, but something it wants (a clock, say) is still missing.
 ///
 /// # Errors
 /// When `limit` passes first or one was given up; names it and its state.
@@ -80,7 +80,7 @@ pub async fn until_ready(health: &Health, names: &[String], limit: Duration) -> 
                     .state(name)
                     .map(|(state, detail)| (name, state, detail))
             })
-            .filter(|(_, state, _)| *state != NodeState::Ready)
+            .filter(|(_, state, _)| !matches!(state, NodeState::Ready | NodeState::Degraded))
             .collect();
         if waiting.is_empty() {
             return Ok(());

@@ -5,7 +5,9 @@
 
 use std::time::Duration;
 
-use llmasos_msgs::rmw_zenoh::QosProfile;
+pub use llmasos_msgs::rmw_zenoh::QosProfile as TopicQos;
+
+pub use crate::ros2::{Distro, Ros2Options};
 
 /// What a topic promises and accepts.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,7 +29,7 @@ pub struct TopicContract {
     /// How arrivals wait for their reader.
     pub queue: QueuePolicy,
     /// What ROS 2 is told of the subscription; with transient local durability it also asks for what was published before.
-    pub qos: QosProfile,
+    pub qos: TopicQos,
 }
 
 /// A form in which a message may arrive (ROS bridges send CDR, people send JSON or text).

@@ -18,9 +18,14 @@ use std::{
 
 use self::follow::Followed;
 pub use self::follow::{ClockReport, Follower, Moves};
+pub use self::ticker::{Ticker, Ticking};
 
 mod course;
 mod follow;
+mod ticker;
+
+#[cfg(test)]
+mod bus_tests;
 
 /// How far in the future a stamp may lie before it is taken for a lie: clocks of one vehicle agree better than this.
 pub const FUTURE_TOLERANCE: Duration = Duration::from_millis(50);

@@ -1,12 +1,13 @@
 //! The gate as an actor: the thin edge around the decision.
 //!
 //! Everything that arrives is taken at once and the decision made anew; a verdict that says something else leaves at once, the others on
-//! the tick. Ticks are multiples of the period on the monotonic clock, so a late one does not delay those after it. What the ports cannot
-//! refuse (form, bytes, contract) the state does, and both count.
+//! the tick. Ticks are multiples of the period on the graph's clock, so a late one does not delay those after it; a simulation that is
+//! paused has none, and the gate shows on the monotonic clock that it could decide. What the ports cannot refuse (form, bytes, contract)
+//! the state does, and both count.
 //!
 //! ```text
 //! Zenoh thread ──wake──► Arrived ─┐
-//! timer, 10 Hz ─────────► Tick ───┼──► take ports ► believe ► decide ──► verdict ──► velocity limit
+//! clock, 10 Hz ─────────► Tick ───┼──► take ports ► believe ► decide ──► verdict ──► velocity limit
 //! somebody asks ───────► Describe ┘                            └── pulse ──► watchdog
 //! ```
 
@@ -24,7 +25,6 @@ use llmasos_msgs::{
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, rpc::CallResult};
 use serde_json::{Value, json};
-use tokio::time::MissedTickBehavior;
 use tracing::info;
 
 use super::autoware::{
@@ -39,7 +39,7 @@ use super::state::Inputs;
 use super::watchdog::Pulse;
 use crate::{
     bus::{Answering, Bus, BusError, Qos},
-    clock::Clock,
+    clock::{Clock, Ticking},
     contract::TopicContract,
     health::{NodeHealth, NodeState},
     output::Output,
@@ -100,6 +100,8 @@ pub enum GateMessage {
     Tick,
     /// Somebody wants the gate to start anew.
     Rearm(RpcReplyPort<TriggerResponse>),
+    /// Time to show that it lives, whatever the graph's clock does.
+    Beat,
     /// Somebody asks what was decided last.
     Describe(RpcReplyPort<Value>),
 }
@@ -131,7 +133,9 @@ pub struct GateState {
     last: Option<Decision>,
     sequence: u64,
     clock: Clock,
-    ticking: Arc<AtomicBool>,
+    /// Whether a tick waits to be read.
+    due: Arc<AtomicBool>,
+    _ticking: Ticking,
     described: Arc<Mutex<Value>>,
     _answering: Answering,
     _rearming: Server,
@@ -159,8 +163,12 @@ impl Actor for GateNode {
         let described = Arc::new(Mutex::new(Value::Null));
         let answering = self.answer_queries(&described).await?;
         let rearming = self.offer_rearm(&myself).await?;
-        let ticking = Arc::new(AtomicBool::new(false));
-        spawn_ticks(myself, Arc::clone(&ticking));
+        let due = Arc::new(AtomicBool::new(false));
+        let clock = self.bus.clock().clone();
+        if clock.topic().is_some() {
+            myself.send_interval(TICK_PERIOD, || GateMessage::Beat);
+        }
+        let ticking = ticks(&clock, myself, Arc::clone(&due));
         self.health.set(NodeState::Ready, "");
         Ok(GateState {
             ports,
@@ -170,8 +178,9 @@ impl Actor for GateNode {
             memory: Memory::default(),
             last: None,
             sequence: 0,
-            clock: self.bus.clock().clone(),
-            ticking,
+            clock,
+            due,
+            _ticking: ticking,
             described,
             _answering: answering,
             _rearming: rearming,
@@ -187,10 +196,9 @@ impl Actor for GateNode {
         match message {
             GateMessage::Arrived => self.round(state, false).await?,
             GateMessage::Tick => {
-                state.ticking.store(false, Ordering::Release);
+                state.due.store(false, Ordering::Release);
                 self.round(state, true).await?;
-                self.health.beat();
-                self.pulse.beat();
+                self.beat();
             }
             GateMessage::Rearm(reply) => {
                 let response = self.rearm(state);
@@ -198,6 +206,7 @@ impl Actor for GateNode {
                 // Whoever asked may have given up; the gate is armed anew all the same.
                 let _ = reply.send(response);
             }
+            GateMessage::Beat => self.beat(),
             GateMessage::Describe(reply) => {
                 // Whoever asked may have given up; that is no failure of the gate.
                 let _ = reply.send(describe(state, &self.policy));
@@ -221,6 +230,11 @@ impl Actor for GateNode {
 }
 
 impl GateNode {
+    fn beat(&self) {
+        self.health.beat();
+        self.pulse.beat();
+    }
+
     async fn open_ports(&self, myself: &ActorRef<GateMessage>) -> Result<Ports, BusError> {
         let topics = &self.topics;
         Ok(Ports {
@@ -524,17 +538,13 @@ impl Autoware {
 }
 
 /// Ticks until the gate is gone. One unread tick is enough: a gate that lags must not find a hundred of them.
-fn spawn_ticks(myself: ActorRef<GateMessage>, ticking: Arc<AtomicBool>) {
-    tokio::spawn(async move {
-        let mut ticks = tokio::time::interval(TICK_PERIOD);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        loop {
-            ticks.tick().await;
-            if !ticking.swap(true, Ordering::AcqRel) && myself.cast(GateMessage::Tick).is_err() {
-                return;
-            }
+fn ticks(clock: &Clock, myself: ActorRef<GateMessage>, due: Arc<AtomicBool>) -> Ticking {
+    clock.every(TICK_PERIOD, move || {
+        if !due.swap(true, Ordering::AcqRel) {
+            // A gate that is gone takes its ticks along.
+            let _ = myself.cast(GateMessage::Tick);
         }
-    });
+    })
 }
 
 /// The last decision and the counters, for people and state queries.

@@ -10,6 +10,7 @@ use llmasos_msgs::{
     geometry_msgs::Vector3,
     llmasos_msgs::{GateVerdict, PlannerAdvice, SpeechCommand},
     nav_msgs::Odometry,
+    rosgraph_msgs,
     unique_identifier_msgs::UUID,
 };
 use ractor::{Actor, ActorRef};
@@ -20,9 +21,9 @@ use super::node::{GateMessage, GateNode, GateTopics};
 use super::policy::Policy;
 use super::scenario::demo_settings;
 use super::watchdog::Pulse;
-use crate::bus::{Bus, BusOptions, Qos, Subscription};
-use crate::clock;
-use crate::contract::{Accept, QueuePolicy, TopicContract};
+use crate::bus::{Bus, BusOptions, Qos, RawPublisher, Subscription};
+use crate::clock::{self, ClockSource};
+use crate::contract::{Accept, QueuePolicy, TopicContract, TopicQos};
 use crate::health::Health;
 
 /// Longest wait for anything: far beyond what it takes, so that only a missing answer fails.
@@ -38,7 +39,7 @@ fn topic(name: &str, type_name: &str, queue: QueuePolicy) -> TopicContract {
         lifespan: None,
         accept: vec![Accept::Cdr],
         queue,
-        qos: Default::default(),
+        qos: TopicQos::default(),
     }
 }
 
@@ -85,6 +86,15 @@ struct Bench {
 
 impl Bench {
     async fn start(autoware_velocity_limit: bool) -> Bench {
+        let mut bench = Bench::open(autoware_velocity_limit, ClockSource::Wall).await;
+        bench
+            .verdicts
+            .until("the first verdict", |verdict| verdict.rule == "ego_missing")
+            .await;
+        bench
+    }
+
+    async fn open(autoware_velocity_limit: bool, clock: ClockSource) -> Bench {
         let listening = BusOptions {
             namespace: "ego".into(),
             listen: vec!["tcp/127.0.0.1:0".into()],
@@ -95,6 +105,7 @@ impl Bench {
         let bus = Bus::open(&BusOptions {
             namespace: "ego".into(),
             connect,
+            clock,
             ..BusOptions::default()
         })
         .await
@@ -129,17 +140,12 @@ impl Bench {
             pulse: Arc::new(Pulse::default()),
         };
         let (gate, _) = Actor::spawn(None, node, ()).await.unwrap();
-        let mut bench = Bench {
+        Bench {
             outside,
             gate,
             health,
             verdicts,
-        };
-        bench
-            .verdicts
-            .until("the first verdict", |verdict| verdict.rule == "ego_missing")
-            .await;
-        bench
+        }
     }
 
     async fn say<M: Message>(&self, topic: &str, message: &M) {
@@ -312,4 +318,95 @@ async fn a_limit_is_said_to_autoware_and_taken_back() {
             verdict.rule == "ego_stale"
         })
         .await;
+}
+
+/// A simulator: says the time, again and again until the gate has heard it.
+struct Hand(RawPublisher);
+
+impl Hand {
+    async fn say(&self, now_ms: i64) {
+        let message = rosgraph_msgs::Clock {
+            clock: Time::from_nanos(now_ms * 1_000_000),
+        };
+        self.0.put(message.encode().unwrap()).await.unwrap();
+    }
+
+    /// Sets the time and waits for a verdict of exactly that time.
+    async fn set(&self, now_ms: i64, verdicts: &mut Ear<GateVerdict>) -> GateVerdict {
+        let stamp = Time::from_nanos(now_ms * 1_000_000);
+        let why = format!("a verdict of {now_ms} ms");
+        let verdict = verdicts.until(&why, |verdict| verdict.header.stamp == stamp);
+        let mut saying = tokio::time::interval(Duration::from_millis(20));
+        tokio::pin!(verdict);
+        loop {
+            tokio::select! {
+                verdict = &mut verdict => return verdict,
+                _ = saying.tick() => self.say(now_ms).await,
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn verdicts_follow_a_simulation_that_starts_pauses_and_starts_again() {
+    let mut bench = Bench::open(false, ClockSource::Topic("/clock".into())).await;
+    let hand = Hand(
+        bench
+            .outside
+            .raw_publisher("/clock", Qos::STREAM)
+            .await
+            .unwrap(),
+    );
+    let said_at = |now_ms: i64| {
+        let mut stop = spoken(SpeechCommand::STOP);
+        stop.header.stamp = Time::from_nanos(now_ms * 1_000_000);
+        stop
+    };
+    let first = hand.set(100_000, &mut bench.verdicts).await;
+    assert_eq!(
+        (first.sequence, first.rule.as_str()),
+        (1, "ego_missing"),
+        "no verdict before"
+    );
+    let second = hand.set(100_100, &mut bench.verdicts).await;
+    assert_eq!(
+        second.sequence, 2,
+        "a paused clock was said many times: no verdict"
+    );
+    assert_eq!(
+        hand.set(160_000, &mut bench.verdicts).await.sequence,
+        3,
+        "a leap of a minute is one verdict, not six hundred"
+    );
+    let before = said_at(160_000);
+    bench.say("llmasos/speech/command", &before).await;
+    let verdict = bench
+        .verdicts
+        .until("the stop", |verdict| verdict.command_id == before.id)
+        .await;
+    assert_eq!(verdict.header.stamp.sec, 160, "dated by the simulation");
+
+    let again = hand.set(10_000, &mut bench.verdicts).await;
+    assert_eq!(
+        again.command_id, before.id,
+        "a spoken stop outlives the reset of a scenario"
+    );
+    let after = said_at(10_000);
+    bench.say("llmasos/speech/command", &after).await;
+    let verdict = bench
+        .verdicts
+        .until("what is said after the reset", |verdict| {
+            verdict.command_id == after.id
+        })
+        .await;
+    assert_eq!(
+        (verdict.verdict, verdict.header.stamp.sec),
+        (GateVerdict::ACCEPTED, 10),
+        "its stamp is before the last one and believed"
+    );
+    let beating = bench.health.node("gate").silent_for();
+    assert!(
+        beating < Duration::from_secs(2),
+        "it lives while time stands still: {beating:?}"
+    );
 }

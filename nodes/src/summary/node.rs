@@ -3,7 +3,13 @@
 //! It makes a summary every period, with a sentence for which the language model has time. When something appears that cannot wait (a
 //! light changes, somebody vulnerable comes into the way, the sensors go blind) it publishes at once with the template's sentence.
 
-use std::{sync::Arc, time::Duration, time::Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use llmasos_engine::text::CancelToken;
 use llmasos_msgs::{
@@ -23,7 +29,7 @@ use super::{
 };
 use crate::{
     bus::{Bus, Qos},
-    clock::{self, Reading},
+    clock::{self, Reading, Ticking},
     contract::TopicContract,
     frame::Frame,
     health::{NodeHealth, NodeState},
@@ -33,8 +39,10 @@ use crate::{
     workers::Boxes,
 };
 
-/// How often the node looks at what is new.
+/// How often the node looks at what is new, on the graph's clock.
 const LOOK_PERIOD: Duration = Duration::from_millis(50);
+/// How often the node shows that it lives, on the monotonic clock.
+const BEAT_PERIOD: Duration = Duration::from_millis(200);
 
 /// The behaviour.
 pub struct SummaryNode {
@@ -66,8 +74,10 @@ pub enum SummaryMessage {
     Detected(i64, u32, Result<Boxes, AskError>),
     /// The sentence about this scene is there; the epoch of the clock it was asked for in.
     Said(Scene, Option<i64>, u32, Option<Sentence>),
-    /// Time to look and to show that it lives.
+    /// Time to look.
     Look,
+    /// Time to show that it lives.
+    Beat,
 }
 
 /// What changes.
@@ -85,6 +95,9 @@ pub struct SummaryState {
     last_alert: Alert,
     /// Epoch of the clock in which everything above was seen.
     epoch: u32,
+    /// Whether a look waits to be read: one is enough.
+    due: Arc<AtomicBool>,
+    _ticking: Ticking,
 }
 
 /// One input: its port and what was last taken from it.
@@ -112,6 +125,15 @@ impl Actor for SummaryNode {
         _arguments: (),
     ) -> Result<Self::State, ActorProcessingErr> {
         self.health.set(NodeState::Loading, "");
+        let due = Arc::new(AtomicBool::new(false));
+        let ticking = self.bus.clock().every(LOOK_PERIOD, {
+            let (to, due) = (myself.clone(), Arc::clone(&due));
+            move || {
+                if !due.swap(true, Ordering::AcqRel) {
+                    let _ = to.cast(SummaryMessage::Look);
+                }
+            }
+        });
         let state = SummaryState {
             image: self.input(&self.image, "image", &myself).await?,
             objects: self.input(&self.objects, "objects", &myself).await?,
@@ -124,8 +146,10 @@ impl Actor for SummaryNode {
             last_asked_ns: None,
             last_alert: Alert::default(),
             epoch: self.bus.clock().reading().epoch,
+            due,
+            _ticking: ticking,
         };
-        myself.send_interval(LOOK_PERIOD, || SummaryMessage::Look);
+        myself.send_interval(BEAT_PERIOD, || SummaryMessage::Beat);
         Ok(state)
     }
 
@@ -155,9 +179,10 @@ impl Actor for SummaryNode {
                 }
             }
             SummaryMessage::Look => {
-                self.beat();
+                state.due.store(false, Ordering::Release);
                 self.look(&myself, state).await?;
             }
+            SummaryMessage::Beat => self.beat(),
         }
         Ok(())
     }
