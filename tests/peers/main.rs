@@ -14,10 +14,12 @@
     reason = "a test that cannot go on has failed; the harness is shared with the other test binary, which uses all of it"
 )]
 
+mod bridge;
 #[path = "../harness.rs"]
 mod harness;
 #[path = "../models.rs"]
 mod models;
+mod network;
 mod voices;
 
 use std::{
@@ -26,6 +28,7 @@ use std::{
     time::Duration,
 };
 
+use llmasos_nodes::health::LedgerCount;
 use serde_json::Value;
 
 use crate::harness::{Finished, Process, free_port, llmasos};
@@ -68,6 +71,14 @@ fn road(port: u16) -> Process {
         });
     }
     process
+}
+
+/// What one edge of a node has counted, if this line is a report of that node.
+fn edge(line: &Value, node: &str, edge: &str) -> Option<LedgerCount> {
+    let status = line["data"]["status"].as_array()?;
+    let values = status.iter().find(|one| one["name"] == node)?["values"].as_array()?;
+    let value = values.iter().find(|pair| pair["key"] == edge)?;
+    LedgerCount::parse(value["value"].as_str()?)
 }
 
 fn finish(command: &mut Command) -> Finished {
