@@ -213,8 +213,9 @@ impl Process {
         }
     }
 
-    /// Waits for the end and collects everything that was printed.
+    /// Waits for the end and collects everything that was printed; there are no more orders.
     pub(crate) fn finish(mut self, limit: Duration) -> Finished {
+        drop(self.stdin.take());
         let status = self.wait(limit);
         Finished {
             code: status.code(),

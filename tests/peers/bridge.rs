@@ -16,7 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
 
 use crate::{
-    READY_LIMIT, STEP_LIMIT, edge,
+    READY_LIMIT, STEP_LIMIT, alone, edge,
     harness::{Process, descendants, llmasos},
     models::folder,
     network::Network,
@@ -218,6 +218,7 @@ fn ready(line: &Value, node: &str) -> bool {
 
 #[test]
 fn jazzy_and_kilted_drive_speak_and_hear_through_the_bridge() {
+    let _alone = alone();
     let mut stage = Stage::set();
     stage.all_hear([0, 0], CLEAR, "a clear when the gate starts", is_clear);
     for node in ["speech", "summary", "advisor", "gate"] {

@@ -43,7 +43,7 @@ LIMIT = "/planning/scenario_planning/max_velocity_candidates"
 CLEAR = "/planning/scenario_planning/clear_velocity_limit"
 RAW = {
     LIMIT: ("autoware_internal_planning_msgs/msg/VelocityLimit", LATCHED),
-    CLEAR: ("autoware_internal_planning_msgs/msg/VelocityLimitClearCommand", 10),
+    CLEAR: ("autoware_internal_planning_msgs/msg/VelocityLimitClearCommand", LATCHED),
 }
 
 
