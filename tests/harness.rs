@@ -9,7 +9,7 @@ use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -82,7 +82,7 @@ pub(crate) fn run_with_input<S: AsRef<OsStr>>(
     let mut command = llmasos();
     command.args(args);
     let mut process = Process::spawn(&mut command, Stdio::piped());
-    let mut pipe = process.child.stdin.take().unwrap();
+    let mut pipe = process.stdin.take().unwrap().into_inner().unwrap();
     let input = input.to_vec();
     // Beside the waiting: a product that does not read everything must not hold the test.
     std::thread::spawn(move || pipe.write_all(&input));
@@ -92,14 +92,20 @@ pub(crate) fn run_with_input<S: AsRef<OsStr>>(
 /// A running process; dropped, its whole process group is killed and the process reaped.
 pub(crate) struct Process {
     child: Child,
+    stdin: Option<Mutex<ChildStdin>>,
     stdout: Captured,
     stderr: Captured,
 }
 
 impl Process {
-    /// Starts `command` as leader of its own process group with both outputs captured.
+    /// Starts `command` as leader of its own process group with both outputs captured and nothing to read.
     pub(crate) fn start(command: &mut Command) -> Self {
         Self::spawn(command, Stdio::null())
+    }
+
+    /// The same, for a process that takes orders: see [`Process::order`].
+    pub(crate) fn start_to_be_ordered(command: &mut Command) -> Self {
+        Self::spawn(command, Stdio::piped())
     }
 
     fn spawn(command: &mut Command, stdin: Stdio) -> Self {
@@ -112,11 +118,20 @@ impl Process {
             .unwrap_or_else(|error| panic!("{:?}: {error}", command.get_program()));
         let stdout = Captured::of(child.stdout.take().unwrap());
         let stderr = Captured::of(child.stderr.take().unwrap());
+        let stdin = child.stdin.take().map(Mutex::new);
         Self {
             child,
+            stdin,
             stdout,
             stderr,
         }
+    }
+
+    /// Writes one line to standard input.
+    pub(crate) fn order(&self, line: &str) {
+        let stdin = self.stdin.as_ref().expect("started to be ordered");
+        writeln!(stdin.lock().unwrap(), "{line}")
+            .unwrap_or_else(|error| panic!("{error}: {line}\n{}", self.seen()));
     }
 
     /// The process id.
@@ -140,6 +155,30 @@ impl Process {
             lines.iter().find(|line| wanted(line)).cloned()
         });
         found.unwrap_or_else(|| panic!("{what}: not within {limit:?}\n{}", self.seen()))
+    }
+
+    /// How many lines of standard output there are: what comes after is newer than this moment.
+    pub(crate) fn mark(&self) -> usize {
+        let count = self
+            .stdout
+            .wait(Duration::ZERO, |lines, _| Some(lines.len()));
+        count.unwrap_or_default()
+    }
+
+    /// The first JSON line after `mark` that `wanted` accepts, with the mark behind it.
+    pub(crate) fn wait_for_json_after(
+        &self,
+        mark: usize,
+        what: &str,
+        limit: Duration,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> (Value, usize) {
+        let found = self.stdout.wait(limit, |lines, _| {
+            let new = lines.iter().enumerate().skip(mark);
+            new.filter_map(|(at, line)| Some((serde_json::from_str::<Value>(line).ok()?, at + 1)))
+                .find(|(value, _)| wanted(value))
+        });
+        found.unwrap_or_else(|| panic!("{what}: not within {limit:?}\n{}", self.seen_after(mark)))
     }
 
     /// Whether a line of standard output so far is one that `wanted` accepts.
@@ -174,14 +213,25 @@ impl Process {
         }
     }
 
-    /// Waits for the end and collects everything that was printed.
+    /// Waits for the end and collects everything that was printed; there are no more orders.
     pub(crate) fn finish(mut self, limit: Duration) -> Finished {
+        drop(self.stdin.take());
         let status = self.wait(limit);
         Finished {
             code: status.code(),
             stdout: self.stdout.all(),
             stderr: self.stderr.all(),
         }
+    }
+
+    fn seen_after(&self, mark: usize) -> String {
+        let lines = self.stdout.so_far();
+        let new: Vec<&str> = lines.lines().skip(mark).collect();
+        format!(
+            "-- stdout after line {mark}\n{}\n-- stderr\n{}",
+            new.join("\n"),
+            self.stderr.so_far()
+        )
     }
 
     fn seen(&self) -> String {

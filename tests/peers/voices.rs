@@ -10,6 +10,7 @@ use llmasos_engine::audio::{
 };
 
 use crate::{
+    alone,
     models::{folder, model, runtime},
     peer,
 };
@@ -56,6 +57,7 @@ fn resampled(path: &Path) -> Vec<f32> {
 
 #[test]
 fn people_are_understood() {
+    let _alone = alone();
     let data = peer("speech").join("usr/share/pocketsphinx/test/data");
     let mut recogniser = Moonshine::load(&runtime(), &model("moonshine-tiny-en")).unwrap();
     let mut pooled = vec![];
