@@ -154,7 +154,7 @@ mod tests {
             msg_path: vec![folder.path().to_owned()],
         };
         let nothing = with().registry().unwrap_err().to_string();
-        assert!(nothing.contains("no .msg files"), "{nothing}");
+        assert!(nothing.contains("no .msg or .srv files"), "{nothing}");
         for (text, part, why) in [
             ("int32 a\nint33 b\n", "my_msgs/msg/Point.msg:2:1", "no type"),
             ("int32 a\nfloat64 A B\n", "Point.msg:2:9", "no field name"),
@@ -163,7 +163,7 @@ mod tests {
                 "geometry_msgs/msg/Point",
                 "did you mean",
             ),
-            ("Point p", "contains itself", "a circle"),
+            ("Point p", "contain itself", "a circle"),
         ] {
             std::fs::write(package.join("Point.msg"), text).unwrap();
             let error = with().registry().unwrap_err().to_string();

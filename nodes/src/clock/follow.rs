@@ -282,6 +282,7 @@ mod tests {
             received: SystemTime::now(),
             sent: None,
             publisher: Some(publisher),
+            attachment: None,
         }
     }
 
