@@ -143,12 +143,12 @@ messages! {
         const REMOTE: u8 = 3;
     }
     ///
-    /// A question to the advisor's model, and its answer. Service llmasos/ask.
+    /// A question about this drive, and its answer: one of the facts that are known. Service llmasos/ask.
     AskRequest: "llmasos_msgs/srv/Ask_Request" {
         "`string<=512`" question: String, at most 512;
     }
     ///
-    /// What the model said.
+    /// success is false when nothing that is known answers it.
     AskResponse: "llmasos_msgs/srv/Ask_Response" {
         "`bool`" success: bool;
         "`string<=512`" answer: String, at most 512;

@@ -13,7 +13,11 @@ use llmasos_msgs::{
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, rpc::CallResult};
 use tracing::info;
 
-use super::{AdvisorOptions, Basis, NoAdvice, advise, answer, question::Situation};
+use super::{
+    AdvisorOptions, Basis, NoAdvice, advise,
+    answer::{self, Answering},
+    question::Situation,
+};
 use crate::{
     bus::{Bus, BusError, Qos},
     contract::{OnStale, Supersede, TopicContract},
@@ -29,9 +33,6 @@ use crate::{
 pub const ASK_SERVICE: &str = "llmasos/ask";
 /// How long an answer may take; nobody waits for it on the road.
 const ANSWER_LIMIT: Duration = Duration::from_secs(6);
-/// Priority of an answer at the model server: below everything the drive needs.
-const ANSWER_PRIORITY: u8 = 1;
-
 /// Longest reason of a missing answer, in characters; a quarter of the message's bound in bytes, so that any text fits.
 const REASON_CHARS_MAX: usize = 64;
 
@@ -302,18 +303,30 @@ impl AdvisorNode {
         let now_ns = self.bus.clock().now_ns();
         let in_force = |advice: &&PlannerAdvice| advice.valid_until.to_nanos() > now_ns;
         let facts = answer::facts(&situation, state.last_advice.as_ref().filter(in_force));
-        let (job, language) = (answer::job(question, &facts), self.language.clone());
+        let choice = match answer::answering(question, &facts) {
+            Answering::Choice(choice) => choice,
+            Answering::Known(text) => {
+                let _ = reply.send(answered(text));
+                return;
+            }
+            Answering::Unknown => {
+                let _ = reply.send(AskResponse {
+                    answer: answer::UNKNOWN.to_owned(),
+                    ..unanswered("nothing that is known answers it")
+                });
+                return;
+            }
+        };
+        let (job, language) = (answer::job(question, &choice), self.language.clone());
+        // An advice overtakes it; a summary does not, or its sentence every half second would start the answer over and over.
+        let priority = self.options.priority.saturating_sub(1);
         let deadline = Instant::now() + ANSWER_LIMIT;
         tokio::spawn(async move {
             let outcome = language
-                .ask(job, ANSWER_PRIORITY, deadline, CancelToken::new())
+                .ask(job, priority, deadline, CancelToken::new())
                 .await;
             let response = match outcome {
-                Ok(said) if facts.contains(&said.text) => AskResponse {
-                    success: said.text != answer::UNKNOWN,
-                    answer: said.text,
-                    ..Default::default()
-                },
+                Ok(said) if choice.contains(&said.text) => answered(said.text),
                 Ok(_) => unanswered("the model did not finish its sentence"),
                 Err(error) => unanswered(&error.to_string()),
             };
@@ -386,6 +399,14 @@ impl AdvisorNode {
             },
             basis,
         ))
+    }
+}
+
+fn answered(text: String) -> AskResponse {
+    AskResponse {
+        success: true,
+        answer: text,
+        ..Default::default()
     }
 }
 
