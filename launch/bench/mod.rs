@@ -1,3 +1,4 @@
 //! Benchmarks: numbers that the README may quote, printed by the command that measured them.
 
+pub mod cdr;
 pub mod nodes;

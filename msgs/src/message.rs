@@ -146,7 +146,9 @@ impl Excess {
         }
     }
 
+    /// Puts a field name before the path; `r#type` is called `type` on the wire.
     pub(crate) fn within(mut self, field: &str) -> Self {
+        let field = field.trim_start_matches("r#");
         let dot = if self.path.is_empty() || self.path.starts_with('[') {
             ""
         } else {
@@ -207,18 +209,18 @@ macro_rules! messages {
                 message
             }
 
-            fn read(
+            fn read_into(
+                &mut self,
                 reader: &mut $crate::reader::Reader<'_>,
                 _bound: Option<usize>,
-            ) -> Result<Self, $crate::reader::Fault> {
-                Ok(Self {
-                    $($field: {
-                        let bound = None $(.or(Some($bound)))?;
-                        reader.field(stringify!($field).trim_start_matches("r#"), |reader| {
-                            $crate::wire::Wire::read(reader, bound)
-                        })?
-                    },)*
-                })
+            ) -> Result<(), $crate::reader::Fault> {
+                $(
+                    let bound = None $(.or(Some($bound)))?;
+                    reader.field(stringify!($field), |reader| {
+                        $crate::wire::Wire::read_into(&mut self.$field, reader, bound)
+                    })?;
+                )*
+                Ok(())
             }
 
             fn end(&self, at: usize) -> usize {
@@ -235,7 +237,7 @@ macro_rules! messages {
                     let bound: Option<usize> = None $(.or(Some($bound)))?;
                     if bound.is_some() || <$rust as $crate::wire::Wire>::BOUNDED {
                         $crate::wire::Wire::check(&self.$field, bound)
-                            .map_err(|excess| excess.within(stringify!($field).trim_start_matches("r#")))?;
+                            .map_err(|excess| excess.within(stringify!($field)))?;
                     }
                 )*
                 Ok(())

@@ -105,6 +105,7 @@ pub enum Problem {
 pub type Fault = Box<DecodeError>;
 
 impl DecodeError {
+    #[cold]
     pub(crate) fn new(offset: usize, problem: Problem) -> Fault {
         Box::new(Self {
             type_name: String::new(),
@@ -114,9 +115,11 @@ impl DecodeError {
         })
     }
 
-    /// Puts a field name before the path.
+    /// Puts a field name before the path; `r#type` is called `type` on the wire.
     #[must_use]
+    #[cold]
     pub(crate) fn within(mut self: Box<Self>, field: &str) -> Fault {
+        let field = field.trim_start_matches("r#");
         let dot = if self.path.is_empty() || self.path.starts_with('[') {
             ""
         } else {
@@ -205,6 +208,7 @@ impl<'a> Reader<'a> {
         self.body.len() - self.at
     }
 
+    #[inline]
     pub(crate) fn is_big_endian(&self) -> bool {
         self.big_endian
     }
@@ -214,6 +218,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Skips padding; what it contains is nobody's business.
+    #[inline]
     fn align(&mut self, alignment: usize) {
         let aligned = self.at.next_multiple_of(alignment);
         self.at = aligned.min(self.body.len());
@@ -325,6 +330,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads a field, and puts its name into an error.
+    #[inline]
     pub(crate) fn field<T>(
         &mut self,
         name: &str,

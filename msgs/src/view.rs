@@ -105,7 +105,7 @@ macro_rules! views {
                 Ok(Self {
                     $($field: {
                         let bound = None $(.or(Some($bound)))?;
-                        reader.field(stringify!($field).trim_start_matches("r#"), |reader| {
+                        reader.field(stringify!($field), |reader| {
                             $crate::view::View::view(reader, bound)
                         })?
                     },)*

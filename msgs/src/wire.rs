@@ -22,11 +22,25 @@ pub trait Wire: Sized {
     /// The value of a field that nobody set.
     fn initial() -> Self;
 
-    /// Reads a value; `bound` is the bound of the field for strings and sequences.
+    /// Reads a value into its place; `bound` is the bound of the field for strings and sequences. What stands there after
+    /// an error is undetermined.
+    ///
+    /// A message of messages is large (a predicted object has a kilobyte): a value that is returned through every level is
+    /// moved at every level, one that is read where it belongs is not.
     ///
     /// # Errors
     /// A [`crate::DecodeError`] that says where.
-    fn read(reader: &mut Reader<'_>, bound: Option<usize>) -> Result<Self, Fault>;
+    fn read_into(&mut self, reader: &mut Reader<'_>, bound: Option<usize>) -> Result<(), Fault>;
+
+    /// Reads a value.
+    ///
+    /// # Errors
+    /// As [`Wire::read_into`].
+    fn read(reader: &mut Reader<'_>, bound: Option<usize>) -> Result<Self, Fault> {
+        let mut value = Self::initial();
+        value.read_into(reader, bound)?;
+        Ok(value)
+    }
 
     /// Reads `count` values; `count` has been checked against the bytes that are left.
     ///
@@ -35,7 +49,10 @@ pub trait Wire: Sized {
     fn read_many(reader: &mut Reader<'_>, count: usize) -> Result<Vec<Self>, Fault> {
         let mut list = Vec::with_capacity(count);
         for index in 0..count {
-            list.push(Self::read(reader, None).map_err(|fault| fault.element(index))?);
+            list.push(Self::initial());
+            list[index]
+                .read_into(reader, None)
+                .map_err(|fault| fault.element(index))?;
         }
         Ok(list)
     }
@@ -46,7 +63,9 @@ pub trait Wire: Sized {
     /// A [`crate::DecodeError`] that says where.
     fn fill(reader: &mut Reader<'_>, places: &mut [Self]) -> Result<(), Fault> {
         for (index, place) in places.iter_mut().enumerate() {
-            *place = Self::read(reader, None).map_err(|fault| fault.element(index))?;
+            place
+                .read_into(reader, None)
+                .map_err(|fault| fault.element(index))?;
         }
         Ok(())
     }
@@ -112,14 +131,25 @@ macro_rules! numbers {
             }
 
             #[inline]
-            fn read(reader: &mut Reader<'_>, _bound: Option<usize>) -> Result<Self, Fault> {
+            fn read_into(&mut self, reader: &mut Reader<'_>, _bound: Option<usize>) -> Result<(), Fault> {
                 let bytes = reader.scalar()?;
-                Ok(if reader.is_big_endian() { Self::from_be_bytes(bytes) } else { Self::from_le_bytes(bytes) })
+                *self = if reader.is_big_endian() { Self::from_be_bytes(bytes) } else { Self::from_le_bytes(bytes) };
+                Ok(())
             }
 
             fn read_many(reader: &mut Reader<'_>, count: usize) -> Result<Vec<Self>, Fault> {
-                let mut list = vec![Self::default(); count];
-                Self::fill(reader, &mut list)?;
+                let bytes = reader.scalars(size_of::<$rust>(), count)?;
+                if is_native(reader) {
+                    // Where the address allows it, a copy that fills no zeros first.
+                    if let Ok(numbers) = bytemuck::try_cast_slice::<u8, Self>(bytes) {
+                        return Ok(numbers.to_vec());
+                    }
+                    return Ok(bytemuck::pod_collect_to_vec(bytes));
+                }
+                let mut list: Vec<Self> = bytemuck::pod_collect_to_vec(bytes);
+                for number in &mut list {
+                    *number = number.swapped();
+                }
                 Ok(list)
             }
 
@@ -183,8 +213,8 @@ impl Wire for NoFields {
         Self
     }
 
-    fn read(reader: &mut Reader<'_>, _bound: Option<usize>) -> Result<Self, Fault> {
-        u8::read(reader, None).map(|_| Self)
+    fn read_into(&mut self, reader: &mut Reader<'_>, _bound: Option<usize>) -> Result<(), Fault> {
+        u8::read(reader, None).map(drop)
     }
 
     fn end(&self, at: usize) -> usize {
@@ -204,8 +234,9 @@ impl Wire for bool {
     }
 
     #[inline]
-    fn read(reader: &mut Reader<'_>, _bound: Option<usize>) -> Result<Self, Fault> {
-        reader.scalar().map(|[byte]| byte != 0)
+    fn read_into(&mut self, reader: &mut Reader<'_>, _bound: Option<usize>) -> Result<(), Fault> {
+        *self = reader.scalar().map(|[byte]| byte != 0)?;
+        Ok(())
     }
 
     #[inline]
@@ -230,8 +261,9 @@ impl Wire for String {
         Self::new()
     }
 
-    fn read(reader: &mut Reader<'_>, bound: Option<usize>) -> Result<Self, Fault> {
-        reader.text(bound).map(str::to_owned)
+    fn read_into(&mut self, reader: &mut Reader<'_>, bound: Option<usize>) -> Result<(), Fault> {
+        *self = reader.text(bound)?.to_owned();
+        Ok(())
     }
 
     #[inline]
@@ -256,9 +288,10 @@ impl<T: Wire> Wire for Vec<T> {
         Self::new()
     }
 
-    fn read(reader: &mut Reader<'_>, bound: Option<usize>) -> Result<Self, Fault> {
+    fn read_into(&mut self, reader: &mut Reader<'_>, bound: Option<usize>) -> Result<(), Fault> {
         let count = reader.length(T::MIN_BYTES, bound)?;
-        T::read_many(reader, count)
+        *self = T::read_many(reader, count)?;
+        Ok(())
     }
 
     fn end(&self, at: usize) -> usize {
@@ -291,10 +324,8 @@ impl<T: Wire, const N: usize> Wire for [T; N] {
         std::array::from_fn(|_| T::initial())
     }
 
-    fn read(reader: &mut Reader<'_>, _bound: Option<usize>) -> Result<Self, Fault> {
-        let mut array = Self::initial();
-        T::fill(reader, &mut array)?;
-        Ok(array)
+    fn read_into(&mut self, reader: &mut Reader<'_>, _bound: Option<usize>) -> Result<(), Fault> {
+        T::fill(reader, self)
     }
 
     fn end(&self, at: usize) -> usize {
