@@ -22,12 +22,15 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::process::{Child, Command};
 use tracing::warn;
 
+use super::last_word::{Armed, LastWord};
+
 /// How long it may take to withdraw what it has published before it is killed.
 const GRACE: Duration = Duration::from_millis(700);
 /// How often the watcher looks.
 const LOOK_PERIOD: Duration = Duration::from_millis(200);
 
 /// The behaviour.
+#[derive(Clone)]
 pub struct ChildProcess {
     /// Session on which its diagnostics arrive.
     pub bus: Bus,
@@ -37,6 +40,8 @@ pub struct ChildProcess {
     pub arguments: Vec<String>,
     /// Its record in this process, under the name it uses in its diagnostics.
     pub health: NodeHealth,
+    /// Clears what it said to Autoware when it is gone; only the gate says anything there.
+    pub last_word: Option<LastWord>,
 }
 
 /// What the watcher is told.
@@ -50,6 +55,8 @@ pub enum ChildProcessMessage {
 /// What changes.
 pub struct ChildProcessState {
     child: Child,
+    /// Dropped after the child, which is killed when it is dropped: nothing comes behind the last word.
+    last_word: Option<Armed>,
     _diagnostics: Subscription,
 }
 
@@ -98,6 +105,7 @@ impl Actor for ChildProcess {
         myself.send_interval(LOOK_PERIOD, || ChildProcessMessage::Look);
         Ok(ChildProcessState {
             child,
+            last_word: self.last_word.as_ref().map(LastWord::armed),
             _diagnostics: diagnostics,
         })
     }
@@ -111,6 +119,9 @@ impl Actor for ChildProcess {
         match message {
             ChildProcessMessage::Look => {
                 if let Some(status) = state.child.try_wait()? {
+                    if let Some(word) = state.last_word.take() {
+                        word.say().await;
+                    }
                     return Err(format!("its process ended with {status}").into());
                 }
                 // Silence of the process is not silence of the watcher: a child that publishes nothing shows by its topics.
@@ -126,18 +137,20 @@ impl Actor for ChildProcess {
         _myself: ActorRef<Self::Msg>,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
-        let Some(id) = state.child.id().and_then(|id| i32::try_from(id).ok()) else {
-            return Ok(());
-        };
-        // SIGTERM first: the gate clears a speed limit it has published.
-        if let Err(error) = kill(Pid::from_raw(id), Signal::SIGTERM) {
-            warn!(%error, "a child process could not be asked to end");
+        if let Some(id) = state.child.id().and_then(|id| i32::try_from(id).ok()) {
+            // SIGTERM first: the gate clears a speed limit it has published.
+            if let Err(error) = kill(Pid::from_raw(id), Signal::SIGTERM) {
+                warn!(%error, "a child process could not be asked to end");
+            }
+            if tokio::time::timeout(GRACE, state.child.wait())
+                .await
+                .is_err()
+            {
+                state.child.kill().await?;
+            }
         }
-        if tokio::time::timeout(GRACE, state.child.wait())
-            .await
-            .is_err()
-        {
-            state.child.kill().await?;
+        if let Some(word) = state.last_word.take() {
+            word.say().await;
         }
         Ok(())
     }

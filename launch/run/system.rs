@@ -27,6 +27,7 @@ use super::{
     child_process::ChildProcess,
     configure,
     describe::{self, Described},
+    last_word::LastWord,
     lone,
     models::{Folders, Ground, Servers, manifest_sha256},
 };
@@ -111,27 +112,16 @@ impl System {
                 .iter()
                 .map(|(name, _)| name.clone())
                 .collect();
-            children.push(process(
-                graph,
-                &node.name,
-                after,
-                fork,
-                &["node", "run"],
-                &bus,
-                &health,
-            ));
+            let watcher = process(&node.name, fork, &["node", "run"], &bus, &health);
+            children.push(watched(graph, &node.name, after, watcher));
         }
         children.append(&mut servers.children);
-        if graph.gate.is_some() {
-            children.push(process(
-                graph,
-                GATE,
-                Vec::new(),
-                fork,
-                &["gate"],
-                &bus,
-                &health,
-            ));
+        if let Some(gate) = &graph.gate {
+            let mut watcher = process(GATE, fork, &["gate"], &bus, &health);
+            if gate.velocity_limit {
+                watcher.last_word = Some(LastWord::open(&bus).await?);
+            }
+            children.push(watched(graph, GATE, Vec::new(), watcher));
         }
         let names: Vec<String> = children.iter().map(|child| child.name.clone()).collect();
         let publishing = tokio::spawn({
@@ -336,16 +326,8 @@ pub fn model_sha256(ground: &Ground<'_>, node: &NodeSpec) -> Result<[u8; 32]> {
     manifest_sha256(folder)
 }
 
-/// A part of the graph in a process of its own.
-fn process(
-    graph: &Graph,
-    name: &str,
-    after: Vec<String>,
-    fork: &Fork,
-    verb: &[&str],
-    bus: &Bus,
-    health: &Health,
-) -> Child {
+/// The watcher of a part of the graph in a process of its own.
+fn process(name: &str, fork: &Fork, verb: &[&str], bus: &Bus, health: &Health) -> ChildProcess {
     let mut arguments: Vec<String> = verb.iter().map(|word| (*word).to_owned()).collect();
     arguments.extend(fork.descriptor.iter().cloned());
     if name != GATE {
@@ -355,17 +337,20 @@ fn process(
         arguments.extend(["--connect".to_owned(), address.clone()]);
     }
     arguments.extend(["--parent".to_owned(), std::process::id().to_string()]);
-    let (executable, health, bus) = (fork.executable.clone(), health.node(name), bus.clone());
-    let start = actor(move || ChildProcess {
+    ChildProcess {
         bus: bus.clone(),
-        executable: executable.clone(),
-        arguments: arguments.clone(),
-        health: health.clone(),
-    });
+        executable: fork.executable.clone(),
+        arguments,
+        health: health.node(name),
+        last_word: None,
+    }
+}
+
+fn watched(graph: &Graph, name: &str, after: Vec<String>, watcher: ChildProcess) -> Child {
     Child {
         name: name.to_owned(),
         policy: configure::restart(graph, name),
         after,
-        start,
+        start: actor(move || watcher.clone()),
     }
 }

@@ -100,6 +100,37 @@ mod tests {
     }
 
     #[test]
+    fn what_is_published_is_a_speed_or_an_end_and_never_twice_the_same() {
+        use LimitChange::{Clear, Set};
+        let silent = decision(Verdict::NoAdvice, Action::None, f32::NAN);
+        let slow = |speed| decision(Verdict::Clipped, Action::SlowDown, speed);
+        // A gate's life, from its start: each decision and what must be said.
+        let life = [
+            (slow(8.0), Some(Set(8.0)), "an advice"),
+            (slow(8.0), None, "said already"),
+            (slow(7.96), None, "hardly less"),
+            (slow(7.92), None, "still hardly less than what was said"),
+            (slow(7.88), Some(Set(7.88)), "small steps add up"),
+            (slow(f32::INFINITY), Some(Clear), "no bound at all"),
+            (slow(f32::NEG_INFINITY), None, "nor is that a speed"),
+            (slow(f32::NAN), None, "unknown"),
+            (slow(0.0), Some(Set(0.0)), "to a halt"),
+            (silent, Some(Clear), "withdrawn, expired or taken over"),
+            (silent, None, "said already"),
+            (slow(8.0), Some(Set(8.0)), "the next advice"),
+        ];
+        assert_eq!(clear(Told::Nothing), Some(Clear), "a gate that starts");
+        let mut told = Clear.told();
+        for (decision, expected, why) in life {
+            let change = limit_change(told, &decision);
+            assert_eq!(change, expected, "{why}");
+            told = change.map_or(told, LimitChange::told);
+        }
+        assert_eq!(clear(told), Some(Clear), "a gate that ends");
+        assert_eq!(clear(Clear.told()), None, "with nothing to take back");
+    }
+
+    #[test]
     fn limits_are_set_on_change_and_cleared_when_they_end() {
         use LimitChange::{Clear, Set};
         let cases = [
