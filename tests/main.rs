@@ -17,3 +17,4 @@ mod running;
 mod seeing;
 mod sources;
 mod tidy;
+mod topics;

@@ -21,6 +21,11 @@ const OPEN_LIMIT: Duration = Duration::from_secs(10);
 /// How long closing it may take.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
+/// Longest reason of Zenoh that is repeated, in characters.
+const REASON_CHARS_MAX: usize = 200;
+/// How long a peer waits for the addresses it connects to, in ms; then it goes on without them.
+const PEER_PATIENCE_MS: u32 = 1000;
+
 /// How the bus is reached.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Connection")]
@@ -72,8 +77,18 @@ impl Connect {
         let opened = timeout(OPEN_LIMIT, Bus::open(&options)).await;
         let bus = match opened {
             Ok(Ok(bus)) => bus,
-            Ok(Err(error @ (BusError::Config { .. } | BusError::Setting { .. }))) => {
-                return Err(wrong(error.to_string()));
+            Ok(Err(BusError::Config { path, reason })) => {
+                return Err(wrong(format!(
+                    "Zenoh configuration {}: {}",
+                    path.display(),
+                    short(&reason)
+                )));
+            }
+            Ok(Err(BusError::Setting { key, value, reason })) => {
+                return Err(wrong(format!(
+                    "Zenoh setting {key}={value}: {}",
+                    short(&reason)
+                )));
             }
             Ok(Err(error)) => {
                 tracing::info!(%error, "no session");
@@ -135,10 +150,27 @@ impl Connect {
         match self.mode {
             None => {}
             Some(Mode::Client) => typed("mode", "\"client\"".to_owned()),
-            Some(Mode::Peer) => typed("mode", "\"peer\"".to_owned()),
+            Some(Mode::Peer) => {
+                typed("mode", "\"peer\"".to_owned());
+                typed("connect/timeout_ms", PEER_PATIENCE_MS.to_string());
+            }
         }
         Ok((options, address))
     }
+}
+
+/// What Zenoh says, without the place in its source and in one line.
+fn short(reason: &str) -> String {
+    let said = reason.split(" at /").next().unwrap_or_default();
+    let words: Vec<&str> = said.split_whitespace().collect();
+    shorten_to(&words.join(" "), REASON_CHARS_MAX)
+}
+
+fn shorten_to(text: &str, most: usize) -> String {
+    text.chars()
+        .filter(|c| !c.is_control())
+        .take(most)
+        .collect()
 }
 
 fn nobody(address: &str) -> anyhow::Error {

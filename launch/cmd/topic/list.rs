@@ -1,6 +1,6 @@
 //! `llmasos topic list` and `llmasos topic find`: the topics that somebody announces, or publishes while it listens.
 
-use std::{process::ExitCode, time::Duration};
+use std::{collections::BTreeSet, process::ExitCode, time::Duration};
 
 use anyhow::Result;
 use serde_json::json;
@@ -14,7 +14,7 @@ use super::{
     },
     gather::{Topic, Topics, gather},
     listen::{SECONDS_MAX, seconds},
-    typing::TypeSources,
+    typing::{MIRROR, TypeSources},
 };
 
 /// Arguments of `llmasos topic list`.
@@ -60,7 +60,7 @@ struct Look {
     /// How long to listen for topics that nobody announces
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
     seconds: f64,
-    /// Show topics that ROS hides, too
+    /// Show topics that ROS hides and JSON mirrors, too
     #[arg(short = 'a', long)]
     include_hidden_topics: bool,
     /// Print one JSON object a line
@@ -84,7 +84,15 @@ impl Look {
         close(reached.bus).await;
         let mut topics = topics?;
         if !self.include_hidden_topics {
-            topics.by_name.retain(|name, _| !is_hidden(name));
+            // A mirror is published because it was listened to just now; only who announces one means it.
+            let names: BTreeSet<String> = topics.by_name.keys().cloned().collect();
+            let mirrors = |name: &str| {
+                name.strip_suffix(MIRROR)
+                    .is_some_and(|base| names.contains(base))
+            };
+            topics
+                .by_name
+                .retain(|name, topic| !is_hidden(name) && (topic.publishers > 0 || !mirrors(name)));
         }
         if topics.left_out > 0 {
             eprintln!(

@@ -44,6 +44,9 @@ const KNOWN: &[(&str, &str)] = &[
     ("tf_static", "tf2_msgs/msg/TFMessage"),
 ];
 
+/// End of the names on which the JSON form of another topic travels.
+pub(super) const MIRROR: &str = "/json";
+
 /// Where types are looked up besides the network.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(super) struct TypesFrom {
@@ -157,13 +160,7 @@ impl Types {
         if let Some((Some(name), hash)) = &keyed.rmw {
             return Some(self.hashed(name, hash));
         }
-        let by_name = || {
-            let known = KNOWN.iter().find(|(end, _)| ends_with(&keyed.shown, end));
-            known.map(|(_, type_name)| (*type_name).to_owned())
-        };
-        let name = stated(&self.registry, encoding)
-            .or_else(|| self.by_name.get(&keyed.shown).cloned())
-            .or_else(by_name)?;
+        let name = stated(&self.registry, encoding).or_else(|| self.of_name(&keyed.shown))?;
         Some(match self.registry.find(&name) {
             Some(found) => Told::of(found),
             None => Told {
@@ -172,6 +169,21 @@ impl Types {
                 name,
             },
         })
+    }
+
+    /// The type of a name, by those who announce it or by what the name fixes.
+    fn of_name(&self, shown: &str) -> Option<String> {
+        if let Some(told) = self.by_name.get(shown) {
+            return Some(told.clone());
+        }
+        if let Some((_, type_name)) = KNOWN.iter().find(|(end, _)| ends_with(shown, end)) {
+            return Some((*type_name).to_owned());
+        }
+        // The mirror of a topic is its JSON form in a text.
+        let mirrored = shown
+            .strip_suffix(MIRROR)
+            .and_then(|base| self.of_name(base));
+        mirrored.map(|_| "std_msgs/msg/String".to_owned())
     }
 
     /// A type with the hash that stands in a key of rmw_zenoh.
@@ -272,6 +284,13 @@ mod tests {
                 Some("diagnostic_msgs/msg/DiagnosticArray"),
                 "a name of ROS 2",
             ),
+            (
+                "ego/odometry/json",
+                "",
+                Some(STRING),
+                "the mirror of a known topic",
+            ),
+            ("ego/mystery/json", "", None, "of an unknown one"),
             ("my_diagnostics", "", None, "only whole parts count"),
             (
                 "x",
