@@ -139,6 +139,8 @@ fn types_are_listed_shown_and_hashed() {
         shown,
         "builtin_interfaces/Time stamp\n\tint32 sec\n\tuint32 nanosec\nstring frame_id"
     );
+    let service = run(&["msg", "show", "std_srvs/Trigger", "--no-comments"], LIMIT).expect_code(0);
+    assert_eq!(service.stdout, "---\nbool success\nstring message");
     let described = run(&["msg", "show", "std_msgs/Header", "--json"], LIMIT)
         .expect_code(0)
         .json_lines();
