@@ -31,6 +31,8 @@ const TEXT: &str = "llmasos/speech/text";
 /// How long to look at diagnostics that must not change: they come at once after a refusal, and every second.
 const REPORT: Duration = Duration::from_secs(3);
 
+/// A node and its edge, as the diagnostics name it.
+type Edge = (String, String);
 /// Topic, its readers as node and port, its type, whether its stamp stands in a header, and a message without one.
 type Input = (
     &'static str,
@@ -238,7 +240,7 @@ impl Stage {
     }
 
     /// What every edge has counted by now, from reports that came after this call.
-    fn ledgers(&self) -> BTreeMap<(String, String), LedgerCount> {
+    fn ledgers(&self) -> BTreeMap<Edge, LedgerCount> {
         let mut found = BTreeMap::new();
         let mark = self.launch.mark();
         for node in ["speech", "summary", "gate"] {
@@ -256,50 +258,63 @@ impl Stage {
     }
 
     /// Runs `say` and waits until every edge has handled one more message; nothing may be refused.
-    fn accepted(&self, what: &str, edges: &[(String, String)], say: impl FnOnce(&Stage)) {
+    fn accepted(&self, what: &str, edges: &[Edge], say: impl FnOnce(&Stage)) {
+        let known = |ledgers: &BTreeMap<Edge, LedgerCount>, edge: &Edge| {
+            let count = ledgers.get(edge).copied();
+            count.unwrap_or_else(|| panic!("{edge:?} is no edge of {ledgers:?}"))
+        };
         let before = self.ledgers();
         say(self);
         let mut open = vec![];
         let done = wait_until(STEP_LIMIT, || {
             let now = self.ledgers();
-            open = edges
-                .iter()
-                .filter(|edge| now[*edge].handled <= before[*edge].handled)
-                .map(|edge| (edge.clone(), now[edge]))
-                .collect();
+            open.clear();
             for edge in edges {
+                let (then, now) = (known(&before, edge), known(&now, edge));
                 assert_eq!(
-                    now[edge].refused,
-                    before[edge].refused,
+                    now.refused,
+                    then.refused,
                     "{what}: {edge:?} refused it\n{}",
                     self.refusals()
                 );
+                if now.handled <= then.handled {
+                    open.push((edge.clone(), now));
+                }
             }
             open.is_empty().then_some(())
         });
         assert!(done.is_some(), "{what}: not handled by {open:?}");
     }
 
-    /// What was refused so far, for the message of a failure.
+    /// The first refusal, for the message of a failure.
     fn refusals(&self) -> String {
+        let refusal = |one: &Value| one["name"].as_str().is_some_and(|name| name.contains(": "));
         let line = self.launch.wait_for_json("a refusal", STEP_LIMIT, |line| {
-            line["data"]["status"].as_array().is_some_and(|all| {
-                all.iter()
-                    .any(|one| one["name"].as_str().is_some_and(|name| name.contains(": ")))
-            })
+            line["data"]["status"]
+                .as_array()
+                .is_some_and(|all| all.iter().any(refusal))
         });
-        line["data"]["status"].to_string()
+        let all = line["data"]["status"].as_array().into_iter().flatten();
+        all.filter(|one| refusal(one))
+            .map(|one| format!("{}: {}\n", one["name"], one["message"]))
+            .collect()
     }
 }
 
+/// The report of a node by the process it runs in, which is the one that knows its edges.
 fn status<'a>(line: &'a Value, node: &str) -> Option<&'a Value> {
-    line["data"]["status"]
-        .as_array()?
-        .iter()
-        .find(|one| one["name"] == node)
+    let has_edges = |one: &&Value| {
+        let values = one["values"].as_array();
+        values.is_some_and(|all| {
+            all.iter()
+                .any(|pair| pair["key"].as_str().is_some_and(|key| key.contains(": ")))
+        })
+    };
+    let all = line["data"]["status"].as_array()?;
+    all.iter().filter(has_edges).find(|one| one["name"] == node)
 }
 
-fn edges(inputs: &[Input]) -> Vec<(String, String)> {
+fn edges(inputs: &[Input]) -> Vec<Edge> {
     let of = |input: &Input| -> Vec<(String, String)> {
         let (topic, readers, ..) = input;
         readers
