@@ -36,13 +36,13 @@ enum Verb {
     Model(cmd::model::Args),
     /// Measure
     Bench(cmd::bench::Args),
-    /// One node of a descriptor in this process
+    /// Nodes: list, info, run
     Node(cmd::node::Args),
     /// Run one node of a descriptor on files, without a bus
     Try(cmd::try_node::Args),
     /// Message types: list, show, hash, decode, encode
     Msg(cmd::msg::Args),
-    /// Topics: list, echo, pub
+    /// Topics: list, info, type, find, echo, hz, bw, delay, pub
     Topic(cmd::topic::Args),
     /// Run the gate of a descriptor in this process
     Gate(cmd::gate::Args),

@@ -18,3 +18,4 @@ mod running;
 mod seeing;
 mod sources;
 mod tidy;
+mod topics;

@@ -2,14 +2,17 @@
 
 pub mod bench;
 pub mod check;
+mod connect;
 pub mod expand;
 pub mod gate;
 pub mod graph;
 pub mod launch;
 pub mod model;
 pub mod msg;
+mod network;
 pub mod node;
 mod output;
+mod qos;
 pub mod schema;
 pub mod topic;
 pub mod try_node;

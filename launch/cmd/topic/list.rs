@@ -1,189 +1,217 @@
-//! `llmasos topic list`: the keys on which something is published while it listens, with type, count and rate.
+//! `llmasos topic list` and `llmasos topic find`: the topics that somebody announces, or publishes while it listens.
 
-use std::{
-    collections::BTreeMap,
-    process::ExitCode,
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, process::ExitCode, time::Duration};
 
 use anyhow::Result;
-use llmasos_msgs::sniff;
-use llmasos_nodes::bus::Arrival;
 use serde_json::json;
 
 use super::{
-    super::usage::wrong, Reach, TypesFrom, close, declared, line, payload::Types, stopped,
+    super::{
+        connect::{Connect, close},
+        network::{is_hidden, routes_text},
+        output::{Column, line, table},
+        types::named,
+    },
+    gather::{Topic, Topics, gather},
+    listen::{SECONDS_MAX, seconds},
+    typing::{MIRROR, TypeSources},
 };
-
-/// Longest listening, in seconds.
-const SECONDS_MAX: f64 = 86_400.0;
-/// Most keys that are told apart.
-const KEYS_MAX: usize = 10_000;
 
 /// Arguments of `llmasos topic list`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: llmasos topic list --namespace ego --seconds 3
+#[command(after_help = "Examples:
+  llmasos topic list
+  llmasos topic list -v --seconds 3
+  llmasos topic list --seconds 0 -t
 
-Topics on which nothing was published meanwhile do not show.")]
+ROS nodes, bridges and launches announce their topics; a plain Zenoh program does not, so everything is listened to for a second.
+Where that is too much traffic, --seconds 0 only asks.")]
 pub(super) struct Args {
     #[command(flatten)]
-    reach: Reach,
+    look: Look,
+    /// Show types
+    #[arg(short = 't', long)]
+    show_types: bool,
+    /// Show types, routes, publishers, subscriptions and what was heard
+    #[arg(short, long)]
+    verbose: bool,
+    /// Print only how many there are
+    #[arg(short = 'c', long)]
+    count_topics: bool,
+}
+
+/// Arguments of `llmasos topic find`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: llmasos topic find sensor_msgs/Image")]
+pub(super) struct FindArgs {
+    /// The type
+    #[arg(value_name = "TYPE")]
+    wanted: String,
     #[command(flatten)]
-    types: TypesFrom,
-    /// How long to listen
+    look: Look,
+    /// Print only how many there are
+    #[arg(short = 'c', long)]
+    count_topics: bool,
+}
+
+/// How topics are looked for.
+#[derive(Debug, clap::Args)]
+struct Look {
+    /// How long to listen for topics that nobody announces
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
     seconds: f64,
+    /// Show topics that ROS hides and JSON mirrors, too
+    #[arg(short = 'a', long)]
+    include_hidden_topics: bool,
     /// Print one JSON object a line
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    types: TypeSources,
+    #[command(flatten)]
+    connect: Connect,
 }
 
-/// What was seen of one key.
-struct Row {
-    type_name: String,
-    count: u64,
-    bytes: u64,
-    first: Instant,
-    last: Instant,
+impl Look {
+    async fn topics(&self) -> Result<Topics> {
+        let listening = match self.seconds {
+            0.0 => None,
+            given => Some(seconds("--seconds", given)?),
+        };
+        let types = self.types.load()?;
+        let reached = self.connect.open().await?;
+        let topics = gather(&reached, types, listening).await;
+        close(reached.bus).await;
+        let mut topics = topics?;
+        if !self.include_hidden_topics {
+            // A mirror is published because it was listened to just now; only who announces one means it.
+            let names: BTreeSet<String> = topics.by_name.keys().cloned().collect();
+            let mirrors = |name: &str| {
+                name.strip_suffix(MIRROR)
+                    .is_some_and(|base| names.contains(base))
+            };
+            topics
+                .by_name
+                .retain(|name, topic| !is_hidden(name) && (topic.publishers > 0 || !mirrors(name)));
+        }
+        if topics.left_out > 0 {
+            eprintln!(
+                "note: {} messages of more topics than are told apart are left out",
+                topics.left_out
+            );
+        }
+        Ok(topics)
+    }
+
+    fn say_nothing_there(&self) {
+        let waited = match self.seconds {
+            0.0 => "; --seconds 3 also listens".to_owned(),
+            seconds => format!(
+                " and nothing was published within {:?}",
+                Duration::from_secs_f64(seconds.min(SECONDS_MAX))
+            ),
+        };
+        eprintln!("note: nobody announces a topic{waited}");
+    }
 }
 
-#[derive(Default)]
-struct Board {
-    rows: BTreeMap<String, Row>,
-    left_out: u64,
-}
-
-/// Runs the verb.
+/// Runs `list`.
 pub(super) async fn run(args: &Args) -> Result<ExitCode> {
-    if !(args.seconds > 0.0 && args.seconds <= SECONDS_MAX) {
-        return Err(wrong(format!(
-            "--seconds: expected more than 0 and at most {SECONDS_MAX}, found {}",
-            args.seconds
-        )));
+    let topics = args.look.topics().await?;
+    if args.count_topics {
+        line(&topics.by_name.len().to_string())?;
+        return Ok(ExitCode::SUCCESS);
     }
-    let types = args.types.load()?;
-    let bus = args.reach.open().await?;
-    let board: Arc<Mutex<Board>> = Arc::default();
-    let into = Arc::clone(&board);
-    let on = move |arrival| {
-        into.lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .see(&types, &arrival)
-    };
-    let subscription = declared(bus.subscribe("**", on).await)?;
-    tokio::select! {
-        () = tokio::time::sleep(Duration::from_secs_f64(args.seconds)) => {}
-        stop = stopped() => stop?,
+    if args.look.json {
+        for (name, topic) in &topics.by_name {
+            line(&as_json(name, topic))?;
+        }
+    } else if topics.by_name.is_empty() {
+        args.look.say_nothing_there();
+    } else if args.verbose {
+        for row in verbose(&topics) {
+            line(&row)?;
+        }
+    } else {
+        for (name, topic) in &topics.by_name {
+            match args.show_types {
+                true => line(&format!("{name} [{}]", topic.type_text()))?,
+                false => line(name)?,
+            }
+        }
     }
-    drop(subscription);
-    close(bus).await;
-    let board = board.lock().unwrap_or_else(PoisonError::into_inner);
-    print(&board, args)?;
     Ok(ExitCode::SUCCESS)
 }
 
-impl Board {
-    fn see(&mut self, types: &Types, arrival: &Arrival) {
-        if self.rows.len() >= KEYS_MAX && !self.rows.contains_key(&arrival.key) {
-            self.left_out += 1;
-            return;
+/// Runs `find`.
+pub(super) async fn find(args: &FindArgs) -> Result<ExitCode> {
+    let wanted = {
+        let types = args.look.types.load()?;
+        // A type that only others know can be found too, if it is written out.
+        match named(&types.registry, &args.wanted) {
+            Ok(found) => found.name.clone(),
+            Err(_) if args.wanted.matches('/').count() == 2 => args.wanted.clone(),
+            Err(error) => return Err(error),
         }
-        let now = Instant::now();
-        let row = self.rows.entry(arrival.key.clone()).or_insert_with(|| Row {
-            type_name: types
-                .of(&arrival.key, &arrival.encoding)
-                .unwrap_or_else(|| form(arrival).to_owned()),
-            count: 0,
-            bytes: 0,
-            first: now,
-            last: now,
-        });
-        row.count += 1;
-        row.bytes += arrival.payload.len() as u64;
-        row.last = now;
+    };
+    let mut topics = args.look.topics().await?;
+    topics
+        .by_name
+        .retain(|_, topic| topic.types.contains(&wanted));
+    if args.count_topics {
+        line(&topics.by_name.len().to_string())?;
+        return Ok(ExitCode::SUCCESS);
     }
-}
-
-/// What a payload without a known type is.
-fn form(arrival: &Arrival) -> &'static str {
-    match sniff::classify(&arrival.encoding, &arrival.payload.to_bytes()) {
-        Ok(sniff::Form::Cdr) => "CDR",
-        Ok(sniff::Form::Json(_)) => "JSON",
-        Ok(sniff::Form::Text(_)) => "text",
-        Err(_) => "bytes",
-    }
-}
-
-impl Row {
-    /// Rate between the first and the last message; unknown from fewer than two.
-    fn rate_hz(&self) -> Option<f64> {
-        let seconds = self.last.duration_since(self.first).as_secs_f64();
-        (self.count > 1 && seconds > 0.0)
-            .then(|| ((self.count - 1) as f64 / seconds * 10.0).round() / 10.0)
-    }
-}
-
-fn print(board: &Board, args: &Args) -> Result<()> {
-    if args.json {
-        for (key, row) in &board.rows {
-            line(&json!({ "topic": key, "type": row.type_name, "count": row.count, "rate_hz": row.rate_hz(), "bytes": row.bytes }).to_string())?;
+    for (name, topic) in &topics.by_name {
+        match args.look.json {
+            true => line(&as_json(name, topic))?,
+            false => line(name)?,
         }
-    } else if board.rows.is_empty() {
-        eprintln!("note: nothing was published within {} s", args.seconds);
-    } else {
-        let width = |of: &dyn Fn(&String, &Row) -> usize| {
-            board
-                .rows
-                .iter()
-                .map(|(key, row)| of(key, row))
-                .max()
-                .unwrap_or(0)
-                .max(5)
-        };
-        let (keys, types) = (
-            width(&|key, _| key.len()),
-            width(&|_, row| row.type_name.len()),
-        );
-        line(&format!(
-            "{:<keys$}  {:<types$}  {:>6}  {:>8}  {:>10}",
-            "topic", "type", "count", "rate/Hz", "bytes"
-        ))?;
-        for (key, row) in &board.rows {
-            let rate = row
+    }
+    if topics.by_name.is_empty() {
+        eprintln!("note: no topic of {wanted} was found");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn as_json(name: &str, topic: &Topic) -> String {
+    let routes: Vec<String> = topic.routes.iter().map(ToString::to_string).collect();
+    json!({
+        "topic": name, "type": topic.type_text(), "types": topic.types, "routes": routes, "publishers": topic.publishers,
+        "subscriptions": topic.subscriptions, "count": topic.count, "rate_hz": topic.rate_hz(), "bytes": topic.bytes,
+    })
+    .to_string()
+}
+
+fn verbose(topics: &Topics) -> Vec<String> {
+    let rows: Vec<[String; 8]> = topics
+        .by_name
+        .iter()
+        .map(|(name, topic)| {
+            let rate = topic
                 .rate_hz()
                 .map_or_else(|| "-".to_owned(), |rate| format!("{rate:.1}"));
-            line(&format!(
-                "{key:<keys$}  {:<types$}  {:>6}  {rate:>8}  {:>10}",
-                row.type_name, row.count, row.bytes
-            ))?;
-        }
-    }
-    if board.left_out > 0 {
-        eprintln!(
-            "note: {} messages on more than {KEYS_MAX} topics are left out",
-            board.left_out
-        );
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_rate_needs_two_messages() {
-        let first = Instant::now();
-        let row = |count, seconds| Row {
-            type_name: String::new(),
-            count,
-            bytes: 0,
-            first,
-            last: first + Duration::from_secs(seconds),
-        };
-        assert_eq!(row(1, 0).rate_hz(), None);
-        assert_eq!(row(11, 1).rate_hz(), Some(10.0), "ten periods in a second");
-        assert_eq!(row(3, 0).rate_hz(), None, "no time passed");
-    }
+            [
+                name.clone(),
+                topic.type_text(),
+                routes_text(&topic.routes),
+                topic.publishers.to_string(),
+                topic.subscriptions.to_string(),
+                topic.count.to_string(),
+                rate,
+                topic.bytes.to_string(),
+            ]
+        })
+        .collect();
+    let heading = [
+        ("topic", Column::Left),
+        ("type", Column::Left),
+        ("route", Column::Left),
+        ("pub", Column::Right),
+        ("sub", Column::Right),
+        ("heard", Column::Right),
+        ("Hz", Column::Right),
+        ("bytes", Column::Right),
+    ];
+    table(heading, &rows)
 }

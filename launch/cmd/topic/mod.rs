@@ -1,40 +1,51 @@
 //! `llmasos topic`: what is on the bus, and a message onto it. No daemon: each verb opens a session, does its work and ends.
 //!
-//! It works on keys as they are, so it sees bridges and other programs as well as a launch. A session here is a client of the address
-//! it is given: the launch, or a router.
+//! Flags and output are those of ros2's topic verbs. A topic is heard on its plain key (a launch, zenoh-bridge-ros2dds, any Zenoh
+//! program) and on its rmw_zenoh key alike; who is there is asked of everybody who announces something.
+//!
+//! ```text
+//! list · info · type · find     who announces what, and what is heard meanwhile      gather
+//! echo · hz · bw · delay        the messages of one topic                            listen, typing, measure
+//! pub                           a message, on every route where somebody is          value, outlet
+//! ```
 
+mod announced;
+mod bandwidth;
+mod delay;
 mod echo;
+mod gather;
 mod list;
-pub(super) mod payload;
+mod listen;
+mod measure;
+mod name;
+mod outlet;
+mod payload;
 mod publish;
+mod rate;
+mod series;
+mod typing;
+pub(super) mod value;
+mod view;
 
-use std::{
-    io::{ErrorKind, Write},
-    path::PathBuf,
-    process::ExitCode,
-    time::Duration,
-};
+use std::{process::ExitCode, time::Duration};
 
-use anyhow::{Context, Result, anyhow};
-use llmasos_nodes::bus::{Bus, BusError, BusMode, BusOptions, LOCAL_ROUTER};
-use tokio::signal::unix::{SignalKind, signal};
+use anyhow::Result;
 
-use self::payload::Types;
-use super::usage::{settle, wrong};
+use super::{output::piped, usage::settle};
 
-/// How long closing the session may take.
-const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 /// Messages that may wait to be printed; more are dropped and counted.
 const BACKLOG: usize = 4096;
 
 /// Arguments of `llmasos topic`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  llmasos topic list --namespace ego
-  llmasos topic echo ego/llmasos/gate/verdict --field verdict_name
-  llmasos topic pub ego/llmasos/speech/text std_msgs/String \"pull over\" --once
+  llmasos topic list -t
+  llmasos topic echo /ego/llmasos/gate/verdict --field verdict_name
+  llmasos topic hz /ego/llmasos/gate/verdict --assert 9..11 --duration 5
+  llmasos topic pub /ego/llmasos/speech/text std_msgs/String \"pull over\" --once
 
-A launch prints its address at the end, and with LLMASOS_LOG=info; a router listens on tcp/127.0.0.1:7447.")]
+A launch prints its address at the end, and with LLMASOS_LOG=info; a router listens on tcp/127.0.0.1:7447. ZENOH_SESSION_CONFIG_URI,
+ZENOH_CONFIG_OVERRIDE and ROS_DOMAIN_ID are honoured.")]
 pub struct Args {
     #[command(subcommand)]
     verb: Verb,
@@ -42,124 +53,56 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
-    /// Topics on which something is published
+    /// The topics that somebody announces or publishes
     List(list::Args),
+    /// Type, publishers and subscriptions of a topic
+    Info(announced::InfoArgs),
+    /// The type of a topic
+    Type(announced::TypeArgs),
+    /// The topics of a type
+    Find(list::FindArgs),
     /// Print the messages of a topic
     Echo(echo::Args),
+    /// Rate of a topic
+    Hz(rate::Args),
+    /// Bandwidth of a topic
+    Bw(bandwidth::Args),
+    /// Age of a topic's messages, from header.stamp to arrival
+    Delay(delay::Args),
     /// Publish a message
     Pub(publish::Args),
-}
-
-/// How the bus is reached.
-#[derive(Debug, clap::Args)]
-struct Reach {
-    /// Zenoh address of a launch or a router
-    #[arg(long, value_name = "ADDR", default_value = LOCAL_ROUTER)]
-    connect: String,
-    /// Prefix of topics without a leading slash
-    #[arg(long, value_name = "NS", default_value = "")]
-    namespace: String,
-}
-
-/// Where types are looked up besides the key itself.
-#[derive(Debug, clap::Args)]
-struct TypesFrom {
-    /// Take the types of topics from this descriptor
-    #[arg(long, value_name = "FILE")]
-    launch: Option<PathBuf>,
 }
 
 /// Runs the verb.
 ///
 /// # Errors
-/// When nobody answers at the address, or a topic is no valid key.
+/// When nobody answers at the address, nothing is heard in time, or a topic is no valid key.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    // Messages arrive on Zenoh's threads; here they are only printed.
+    settle(piped(on_bus(async {
+        match &args.verb {
+            Verb::List(args) => list::run(args).await,
+            Verb::Info(args) => announced::info(args).await,
+            Verb::Type(args) => announced::type_of(args).await,
+            Verb::Find(args) => list::find(args).await,
+            Verb::Echo(args) => echo::run(args).await,
+            Verb::Hz(args) => rate::run(args).await,
+            Verb::Bw(args) => bandwidth::run(args).await,
+            Verb::Delay(args) => delay::run(args).await,
+            Verb::Pub(args) => publish::run(args).await,
+        }
+    })))
+}
+
+/// Runs what uses the bus: messages arrive on Zenoh's threads, here they are only printed.
+///
+/// # Errors
+/// Those of the work, or when there can be no runtime.
+pub(super) fn on_bus(work: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()?;
-    let outcome = runtime.block_on(async {
-        match &args.verb {
-            Verb::List(args) => list::run(args).await,
-            Verb::Echo(args) => echo::run(args).await,
-            Verb::Pub(args) => publish::run(args).await,
-        }
-    });
+    let outcome = runtime.block_on(work);
     runtime.shutdown_timeout(Duration::from_millis(500));
-    settle(match outcome {
-        // `llmasos topic echo ... | head` is an ordinary way to end.
-        Err(error)
-            if error
-                .downcast_ref::<std::io::Error>()
-                .is_some_and(|io| io.kind() == ErrorKind::BrokenPipe) =>
-        {
-            Ok(ExitCode::SUCCESS)
-        }
-        other => other,
-    })
-}
-
-impl Reach {
-    async fn open(&self) -> Result<Bus> {
-        let options = BusOptions {
-            namespace: self.namespace.clone(),
-            mode: BusMode::Client,
-            connect: vec![self.connect.clone()],
-            ..BusOptions::default()
-        };
-        Bus::open(&options).await.map_err(|error| {
-            tracing::info!(%error, "no session");
-            let address = &self.connect;
-            if address.contains('/') {
-                anyhow!("nobody answers at {address}: start the launch, it prints its address; then --connect ADDRESS")
-            } else {
-                wrong(format!("--connect: expected an address such as {LOCAL_ROUTER}, found {address}"))
-            }
-        })
-    }
-}
-
-impl TypesFrom {
-    fn load(&self) -> Result<Types> {
-        self.launch
-            .as_deref()
-            .map_or_else(|| Ok(Types::default()), Types::of_descriptor)
-    }
-}
-
-/// A topic that is no key is wrong usage; Zenoh's reason ends with a place in its source, which helps nobody here.
-fn declared<T>(outcome: Result<T, BusError>) -> Result<T> {
-    outcome.map_err(|error| match error {
-        BusError::Topic { topic, reason } => wrong(format!(
-            "topic {topic}: {}",
-            reason.split(" at /").next().unwrap_or_default()
-        )),
-        other => other.into(),
-    })
-}
-
-/// Waits for Ctrl-C or SIGTERM.
-async fn stopped() -> Result<()> {
-    let (mut interrupt, mut terminate) = (
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::terminate())?,
-    );
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
-    Ok(())
-}
-
-/// Ends a session after its last message has left.
-async fn close(bus: Bus) {
-    bus.close(CLOSE_LIMIT).await;
-}
-
-/// Prints one line, or several.
-fn line(text: &str) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{text}")?;
-    out.flush().context("printing")
+    outcome
 }

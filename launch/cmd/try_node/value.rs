@@ -13,13 +13,14 @@ use llmasos_msgs::{
     Message,
     audio_common_msgs::AudioStamped,
     builtin_interfaces::Time,
+    registry::Registry,
     sensor_msgs::{CompressedImage, Image},
     std_msgs::Header,
 };
 use llmasos_nodes::{clock, frame::Frame, port::FromBus, speech::sound::Sound};
 use serde_json::Value;
 
-use super::super::{topic::payload::stamp_if_missing, usage::wrong};
+use super::super::{topic::value::stamp_if_missing, usage::wrong};
 use crate::observe::play;
 
 /// Largest JSON file, in bytes.
@@ -108,7 +109,9 @@ impl Input {
         };
         let mut value = value.clone();
         let now_ns = clock::now_ns();
-        stamp_if_missing(type_name, &mut value, now_ns);
+        if let Some(found) = Registry::builtin().find(type_name) {
+            stamp_if_missing(&found.definition, &mut value, now_ns);
+        }
         let message = M::from_json(type_name, &value).map_err(|reason| self.refused(&reason))?;
         let stamp_ns = message.stamp_ns().unwrap_or(now_ns);
         if stamp_ns <= 0 {

@@ -11,6 +11,7 @@
 
 mod arrival;
 mod config;
+pub mod look;
 mod publisher;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};

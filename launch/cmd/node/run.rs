@@ -9,7 +9,7 @@ use nix::{
 };
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::check::{DescriptorArgs, EXIT_USAGE, environment, usage};
+use super::super::check::{DescriptorArgs, EXIT_USAGE, environment, usage};
 use crate::{
     descriptor::{self, check::Facts, findings::nearest, graph::Graph},
     models::Cancel,
@@ -20,22 +20,10 @@ use crate::{
     },
 };
 
-/// Arguments of `llmasos node`.
+/// Arguments of `llmasos node run`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
-    #[command(subcommand)]
-    verb: Verb,
-}
-
-#[derive(Debug, clap::Subcommand)]
-enum Verb {
-    /// Run one node until told to end
-    #[command(after_help = "Example: llmasos node run launch/vehicle.yaml --only summary")]
-    Run(RunArgs),
-}
-
-#[derive(Debug, clap::Args)]
-struct RunArgs {
+#[command(after_help = "Example: llmasos node run launch/vehicle.yaml --only summary")]
+pub(super) struct RunArgs {
     #[command(flatten)]
     descriptor: DescriptorArgs,
     /// The node
@@ -56,8 +44,7 @@ const PARENT_PERIOD: Duration = Duration::from_millis(200);
 ///
 /// # Errors
 /// When the node's models cannot be had or the bus cannot be opened.
-pub fn run(args: &Args) -> Result<ExitCode> {
-    let Verb::Run(args) = &args.verb;
+pub(super) fn run(args: &RunArgs) -> Result<ExitCode> {
     if args.parent.is_some() {
         set_pdeathsig(Signal::SIGKILL).context("asking to end with the parent")?;
     }

@@ -1,0 +1,222 @@
+//! Hearing a topic on all keys it may travel on, each message once.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Result, anyhow};
+use llmasos_msgs::rmw_zenoh::{Durability, Gid, QosProfile};
+use llmasos_nodes::bus::{Arrival, Bus, Subscription};
+
+use super::{
+    super::{
+        connect::{Reached, declared},
+        network::{Network, Role},
+        usage::wrong,
+    },
+    name::Name,
+};
+
+/// Messages that are remembered to know a copy by; those of both keys come within milliseconds of each other.
+const COPIES_KEPT: usize = 64;
+/// How long to wait for the first message of a topic that nobody announces.
+const UNKNOWN_LIMIT: Duration = Duration::from_secs(5);
+/// Longest time that may be asked for, in seconds: a day.
+pub(super) const SECONDS_MAX: f64 = 86_400.0;
+
+/// Subscribes to all keys of a name; `on` runs on Zenoh's receiving thread, so it may only hand over. With `history` messages that
+/// were published before are asked for: as many.
+///
+/// # Errors
+/// Wrong usage when the name is no key expression.
+pub(super) async fn listen(
+    bus: &Bus,
+    name: &Name,
+    history: Option<u32>,
+    on: impl Fn(Arrival) + Send + Sync + 'static,
+) -> Result<Vec<Subscription>> {
+    let (on, copies) = (Arc::new(on), Arc::new(Mutex::new(Copies::default())));
+    let mut subscriptions = Vec::new();
+    for (lane, key) in name.keys().enumerate() {
+        let (on, copies) = (Arc::clone(&on), Arc::clone(&copies));
+        let once = move |arrival: Arrival| {
+            let copied = arrival.attachment.as_ref().is_some_and(|attachment| {
+                let mut copies = copies.lock().unwrap_or_else(PoisonError::into_inner);
+                let known = attachment.as_ref().ok();
+                known.is_some_and(|known| copies.is_copy(known.gid, known.sequence, lane))
+            });
+            if !copied {
+                on(arrival);
+            }
+        };
+        // A slash in front: the namespace stands in the key already.
+        let topic = format!("/{key}");
+        subscriptions.push(declared(match history {
+            None => bus.subscribe(&topic, once).await,
+            Some(depth) => bus.subscribe_with_history(&topic, depth, once).await,
+        })?);
+    }
+    Ok(subscriptions)
+}
+
+/// The last messages, to know one that comes again by the other key. A simulator that gives all its messages one number uses one key.
+#[derive(Default)]
+struct Copies {
+    seen: VecDeque<(Gid, i64, usize)>,
+}
+
+impl Copies {
+    fn is_copy(&mut self, gid: Gid, sequence: i64, lane: usize) -> bool {
+        let twin = self
+            .seen
+            .iter()
+            .position(|&(by, number, other)| by == gid && number == sequence && other != lane);
+        if let Some(at) = twin {
+            self.seen.remove(at);
+            return true;
+        }
+        if self.seen.len() == COPIES_KEPT {
+            self.seen.pop_front();
+        }
+        self.seen.push_back((gid, sequence, lane));
+        false
+    }
+}
+
+/// The history to ask for: what the QoS says, or what those who publish keep, if all of them keep something.
+pub(super) fn history(
+    network: &Network,
+    name: &Name,
+    asked: QosProfile,
+    is_asked: bool,
+) -> Option<u32> {
+    if is_asked {
+        return (asked.durability == Durability::TransientLocal).then_some(asked.depth);
+    }
+    let publishers = network
+        .of_name(&name.shown)
+        .filter(|endpoint| endpoint.role == Role::Publisher);
+    let mut depth = None;
+    for publisher in publishers {
+        let Some(qos) = publisher.qos else { continue };
+        if qos.durability != Durability::TransientLocal {
+            return None;
+        }
+        depth = Some(qos.depth.max(depth.unwrap_or(1)));
+    }
+    depth
+}
+
+/// How long to wait for a first message.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub(super) struct Patience {
+    /// End with an error when nothing came for so long; 0 waits for ever [default: 5 where nobody announces the topic, else 0]
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<f64>,
+}
+
+impl Patience {
+    /// The limit, if there is one.
+    ///
+    /// # Errors
+    /// Wrong usage when the number is none of seconds.
+    pub(super) fn limit(self, known: bool) -> Result<Option<Duration>> {
+        match self.timeout {
+            None => Ok((!known).then_some(UNKNOWN_LIMIT)),
+            Some(0.0) => Ok(None),
+            Some(given) => seconds("--timeout", given).map(Some),
+        }
+    }
+}
+
+/// A time that was typed in seconds.
+///
+/// # Errors
+/// Wrong usage outside of (0, a day].
+pub(super) fn seconds(flag: &str, given: f64) -> Result<Duration> {
+    if given > 0.0 && given <= SECONDS_MAX {
+        return Ok(Duration::from_secs_f64(given));
+    }
+    Err(wrong(format!(
+        "{flag}: expected more than 0 and at most {SECONDS_MAX} s, found {given}"
+    )))
+}
+
+/// Sleeps for a limit, or for ever.
+pub(super) async fn pause(limit: Option<Duration>) {
+    match limit {
+        Some(limit) => tokio::time::sleep(limit).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What to say when nothing was heard.
+pub(super) fn silence(
+    name: &Name,
+    known: bool,
+    limit: Duration,
+    reached: &Reached,
+) -> anyhow::Error {
+    let seconds = limit.as_secs_f64();
+    let (shown, domain, address) = (&name.shown, reached.domain, &reached.address);
+    if known {
+        return anyhow!(
+            "no message on {shown} within {seconds} s, though it is announced: `llmasos topic info -v {shown}` shows by whom"
+        );
+    }
+    anyhow!(
+        "nobody announces {shown} and no message came within {seconds} s. `llmasos topic list` shows what is there; \
+         is it in a namespace (--namespace), in another domain than {domain} (--domain), elsewhere than {address} (--connect)?"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_by_two_keys_is_one() {
+        let (a, b) = (Gid([1; 16]), Gid([2; 16]));
+        let mut copies = Copies::default();
+        for (gid, sequence, lane, copy, why) in [
+            (a, 1, 0, false, "the first"),
+            (a, 1, 1, true, "by the other key"),
+            (b, 1, 1, false, "by another publisher"),
+            (a, 2, 1, false, "the next"),
+            (a, 2, 0, true, "in the other order"),
+            (
+                b,
+                1,
+                1,
+                false,
+                "a constant number on one key is never a copy",
+            ),
+        ] {
+            assert_eq!(copies.is_copy(gid, sequence, lane), copy, "{why}");
+        }
+        for sequence in 0..1000 {
+            copies.is_copy(a, sequence, 0);
+        }
+        assert_eq!(copies.seen.len(), COPIES_KEPT);
+    }
+
+    #[test]
+    fn waiting_has_a_limit_where_nobody_announces_the_topic() {
+        let usual = Patience::default();
+        assert_eq!(usual.limit(false).unwrap(), Some(UNKNOWN_LIMIT));
+        assert_eq!(usual.limit(true).unwrap(), None);
+        let of = |timeout| Patience {
+            timeout: Some(timeout),
+        };
+        assert_eq!(of(0.0).limit(false).unwrap(), None);
+        assert_eq!(
+            of(0.5).limit(true).unwrap(),
+            Some(Duration::from_millis(500))
+        );
+        for wrong in [-1.0, f64::NAN, 1e9] {
+            assert!(of(wrong).limit(true).is_err(), "{wrong}");
+        }
+    }
+}
