@@ -164,6 +164,21 @@ fn moving() -> Vec<u8> {
     odometry.encode().unwrap()
 }
 
+/// Drives, speaks and advises until a speed limit is in force.
+async fn set_limit(bus: &Bus) {
+    let mut limits: Ear<VelocityLimit> = Ear::open(bus, VELOCITY_LIMIT_TOPIC).await;
+    let (command, advice) = slow_down();
+    say(bus, "llmasos/speech/command", command.encode().unwrap()).await;
+    say(bus, "/localization/kinematic_state", moving()).await;
+    say(bus, "llmasos/advice/raw", advice.encode().unwrap()).await;
+    let limit = limits.until("the limit", PATIENCE, |_| true).await;
+    assert_eq!(
+        (limit.sender.as_str(), limit.use_constraints),
+        (SENDER, false)
+    );
+    assert!(limit.max_velocity.is_finite() && limit.max_velocity >= 0.0);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_launcher_clears_the_limit_of_a_gate_that_was_killed() {
     let port = free_port();
@@ -171,20 +186,9 @@ async fn the_launcher_clears_the_limit_of_a_gate_that_was_killed() {
     let process = launch(&["--profile", "mortal", &format!("port:={port}")], &[]);
     until_said(&process, "gate", "ready");
     let bus = client(port).await;
-    let mut limits: Ear<VelocityLimit> = Ear::open(&bus, VELOCITY_LIMIT_TOPIC).await;
     let mut clears: Ear<VelocityLimitClearCommand> =
         Ear::open(&bus, CLEAR_VELOCITY_LIMIT_TOPIC).await;
-    let (command, advice) = slow_down();
-    say(&bus, "llmasos/speech/command", command.encode().unwrap()).await;
-    say(&bus, "/localization/kinematic_state", moving()).await;
-    say(&bus, "llmasos/advice/raw", advice.encode().unwrap()).await;
-    let limit = limits.until("the limit", PATIENCE, |_| true).await;
-    assert_eq!(
-        (limit.sender.as_str(), limit.use_constraints),
-        (SENDER, false)
-    );
-    assert!(limit.max_velocity.is_finite() && limit.max_velocity >= 0.0);
-
+    set_limit(&bus).await;
     clears.forget();
     let gate = descendants(process.pid());
     assert_eq!(gate.len(), 1, "the gate has a process of its own");
@@ -209,8 +213,7 @@ async fn a_limit_ends_with_the_launcher() {
     let autoware = client(port).await;
     let mut clears: Ear<VelocityLimitClearCommand> =
         Ear::open(&autoware, CLEAR_VELOCITY_LIMIT_TOPIC).await;
-    let mut verdicts: Ear<GateVerdict> = Ear::open(&autoware, "llmasos/gate/verdict").await;
-    verdicts.until("a verdict", PATIENCE, |_| true).await;
+    set_limit(&autoware).await;
     clears.forget();
     process.signal(Signal::SIGINT);
     clears

@@ -7,6 +7,7 @@ stdin, one JSON object a line; payloads and attachments are hexadecimal, attachm
   {"keep": KEY, "payload", "attachment"}     one sample by an advanced publisher with a cache: TRANSIENT_LOCAL, as rmw_zenoh declares it
   {"listen": KEY}                            a subscriber;  {"catch_up": KEY} an advanced one, which asks for what was published before
   {"tokens": KEY}                            liveliness tokens, with the GID that rmw_zenoh derives from each
+  {"declare": TOKEN}                         a liveliness token of its own
   {"ask": KEY, "payload", "attachment"}      a query
 stdout, one JSON object a line: {"key", "payload", "attachment", "encoding"} of samples, {"token", "alive", "gid"}, {"answer" | "error": ...}, {"done": ORDER}.
 """
@@ -67,6 +68,8 @@ def obey(order):
     if "tokens" in order:
         see = lambda token: emit(token=str(token.key_expr), alive=token.kind == zenoh.SampleKind.PUT, gid=gid(str(token.key_expr)))
         held.append(session.liveliness().declare_subscriber(order["tokens"], see, history=True))
+    if "declare" in order:
+        held.append(session.liveliness().declare_token(order["declare"]))
     if "ask" in order:
         for reply in session.get(order["ask"], payload=payload, attachment=attachment, target=zenoh.QueryTarget.ALL_COMPLETE):
             if reply.ok:
