@@ -181,6 +181,22 @@ impl Process {
         found.unwrap_or_else(|| panic!("{what}: not within {limit:?}\n{}", self.seen_after(mark)))
     }
 
+    /// Whether one of the lines from `mark` to before `until` is a JSON line that `wanted` accepts.
+    pub(crate) fn has_json_between(
+        &self,
+        mark: usize,
+        until: usize,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> bool {
+        let found = self.stdout.wait(Duration::ZERO, |lines, _| {
+            let mut values = lines[mark..until]
+                .iter()
+                .filter_map(|line| serde_json::from_str(line).ok());
+            values.any(|value| wanted(&value)).then_some(())
+        });
+        found.is_some()
+    }
+
     /// Whether a line of standard output so far is one that `wanted` accepts.
     pub(crate) fn has_line(&self, wanted: impl Fn(&str) -> bool) -> bool {
         self.stdout

@@ -13,6 +13,7 @@ mod harness;
 mod hearing;
 mod layers;
 mod models;
+mod outside;
 mod parity;
 mod running;
 mod seeing;

@@ -7,7 +7,7 @@ use llmasos_nodes::gate::process::{GateOptions, Hardening, run_process};
 use super::check::{DescriptorArgs, EXIT_USAGE, environment, usage};
 use crate::{
     descriptor::{self, check::Facts},
-    run::{configure, system::GATE},
+    run::{configure, environment::RosEnvironment, system::GATE},
 };
 
 /// Arguments of `llmasos gate`.
@@ -54,9 +54,13 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             args.descriptor.file.display()
         ));
     };
+    let variables = match RosEnvironment::read(environment) {
+        Ok(variables) => variables,
+        Err(error) => return usage(&error.to_string()),
+    };
     run_process(GateOptions {
         name: GATE.to_owned(),
-        bus: configure::bus(&graph, args.connect.as_deref()),
+        bus: configure::bus(&graph, args.connect.as_deref(), &variables),
         topics: configure::gate_topics(&graph, gate)?,
         policy: configure::policy(&graph, gate)?,
         hardening: Hardening {

@@ -35,6 +35,7 @@ use crate::{
         watch::{Seen, watch},
     },
     run::{
+        environment::RosEnvironment,
         models::{Folders, ensure, needed},
         system::{Fork, System},
     },
@@ -98,12 +99,19 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             return Ok(ExitCode::from(EXIT_USAGE));
         }
     };
+    let variables = match RosEnvironment::read(environment) {
+        Ok(variables) => variables,
+        Err(error) => return usage(&error.to_string()),
+    };
+    for line in variables.lines(graph.ros2.map(|ros2| ros2.domain)) {
+        eprintln!("{line}");
+    }
     let folders = fetch(needed(&graph, true))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()?;
-    let code = runtime.block_on(operate(args, &graph, &folders))?;
+    let code = runtime.block_on(operate(args, &graph, &folders, &variables))?;
     // Blocking threads of models may still be inside a run: they are not waited for.
     runtime.shutdown_timeout(Duration::from_millis(500));
     Ok(code)
@@ -131,14 +139,19 @@ pub(crate) fn fetch(names: BTreeMap<String, Fetch>) -> Result<Folders> {
     })
 }
 
-async fn operate(args: &Args, graph: &Graph, folders: &Folders) -> Result<ExitCode> {
+async fn operate(
+    args: &Args,
+    graph: &Graph,
+    folders: &Folders,
+    variables: &RosEnvironment,
+) -> Result<ExitCode> {
     let begun = Instant::now();
     let reels = play::load(graph, folders)?;
     let fork = Fork {
         executable: std::env::current_exe().context("finding this executable")?,
         descriptor: args.descriptor.words(),
     };
-    let system = Arc::new(System::start(graph, folders, &fork, None).await?);
+    let system = Arc::new(System::start(graph, folders, &fork, None, variables).await?);
     let mut topics = graph.topics.clone();
     topics.push(diagnostics());
     let (mut messages, subscriptions) = watch(&system.bus, &topics).await?;

@@ -242,7 +242,7 @@ pub static CONNECT: Table = table(
     &[&[must(
         "try",
         ENDPOINTS,
-        "tried at start; the graph goes on without them",
+        "tried from the start on: a peer goes on without them, a client waits for one",
     )]],
 );
 

@@ -15,7 +15,11 @@ use llmasos_msgs::{
     sensor_msgs::CompressedImage,
     std_msgs::Header,
 };
-use llmasos_nodes::bus::{Bus, Qos, RawPublisher};
+use llmasos_nodes::{
+    bus::{Bus, Qos},
+    health::Health,
+    output::Lanes,
+};
 use serde_json::{Value, json};
 
 use super::pace::Pace;
@@ -46,6 +50,9 @@ pub struct Reel {
     until: Option<Duration>,
     content: Content,
 }
+
+/// Name of the ROS 2 node that stands for the sources.
+const SOURCES_NODE: &str = "sources";
 
 enum Content {
     /// 16-bit mono samples.
@@ -284,6 +291,15 @@ fn stamped(type_name: &str, mut data: Value, now_ns: i64) -> Value {
 }
 
 impl Reel {
+    fn type_name(&self) -> &str {
+        match &self.content {
+            Content::Sound { .. } => AudioStamped::TYPE,
+            Content::Pictures { .. } => CompressedImage::TYPE,
+            Content::Messages { type_name, .. } => type_name,
+            Content::Text(_) => llmasos_msgs::std_msgs::String::TYPE,
+        }
+    }
+
     /// Plays it; times count from the start of `pace`.
     ///
     /// # Errors
@@ -298,7 +314,8 @@ impl Reel {
             },
             Content::Pictures { .. } | Content::Messages { .. } => Qos::STREAM,
         };
-        let publisher = bus.raw_publisher(&self.topic, qos).await?;
+        let record = Health::default().node(SOURCES_NODE);
+        let publisher = Lanes::open(bus, &record, &self.topic, self.type_name(), qos).await?;
         let begin = self.at;
         let over = |at: Duration| self.until.is_some_and(|end| at > end);
         match self.content {
@@ -312,7 +329,7 @@ impl Reel {
                         break;
                     }
                     let stamp_ns = pace.until(at).await;
-                    publisher.put(picture(file, stamp_ns)?).await?;
+                    publisher.put(picture(file, stamp_ns)?.into()).await?;
                 }
             }
             Content::Messages {
@@ -334,7 +351,9 @@ impl Reel {
                         }
                         let stamp_ns = pace.until(at).await;
                         let data = stamped(&type_name, data.clone(), stamp_ns);
-                        publisher.put(json_to_cdr(&type_name, &data)?).await?;
+                        publisher
+                            .put(json_to_cdr(&type_name, &data)?.into())
+                            .await?;
                     }
                     if !repeat || lines.is_empty() {
                         break;
@@ -344,7 +363,11 @@ impl Reel {
             Content::Text(text) => {
                 pace.until(begin).await;
                 publisher
-                    .put(llmasos_msgs::std_msgs::String { data: text }.encode()?)
+                    .put(
+                        llmasos_msgs::std_msgs::String { data: text }
+                            .encode()?
+                            .into(),
+                    )
                     .await?;
             }
         }
@@ -353,7 +376,7 @@ impl Reel {
 }
 
 async fn play_sound(
-    publisher: &RawPublisher,
+    publisher: &Lanes,
     pace: &mut Pace,
     begin: Duration,
     rate_hz: u32,
@@ -364,7 +387,7 @@ async fn play_sound(
         // A microphone delivers a chunk when it is over.
         let stamp_ns = pace.until(begin + CHUNK * (index as u32 + 1)).await;
         publisher
-            .put(audio(chunk, rate_hz, stamp_ns).encode()?)
+            .put(audio(chunk, rate_hz, stamp_ns).encode()?.into())
             .await?;
     }
     Ok(())

@@ -19,6 +19,7 @@ use llmasos_nodes::{
     supervise::{Restart, RestartPolicy},
 };
 
+use super::environment::RosEnvironment;
 use crate::descriptor::graph::{self, GateSpec, Graph, InputSpec, NodeSpec, Params, RefuseWhen};
 
 /// Language the recogniser understands; the model's own (moonshine-tiny-en).
@@ -26,8 +27,9 @@ const LANGUAGE: &str = "en";
 /// How long an advice lives when its topic has no lifespan.
 const ADVICE_VALIDITY: Duration = Duration::from_secs(3);
 
-/// How the bus is opened. `parent` is where the launcher listens, for its child processes.
-pub fn bus(graph: &Graph, parent: Option<&str>) -> BusOptions {
+/// How the bus is opened. `parent` is where the launcher listens, for its child processes. The variables of rmw_zenoh win over the
+/// descriptor.
+pub fn bus(graph: &Graph, parent: Option<&str>, environment: &RosEnvironment) -> BusOptions {
     let zenoh = &graph.zenoh;
     let mut connect = zenoh.connect.clone();
     connect.extend(
@@ -35,7 +37,7 @@ pub fn bus(graph: &Graph, parent: Option<&str>) -> BusOptions {
             .filter(|address| !address.is_empty())
             .map(str::to_owned),
     );
-    BusOptions {
+    let mut options = BusOptions {
         namespace: graph.namespace.clone(),
         mode: if zenoh.client {
             BusMode::Client
@@ -61,7 +63,9 @@ pub fn bus(graph: &Graph, parent: Option<&str>) -> BusOptions {
             domain: ros2.domain,
             distro: ros2.distro,
         }),
-    }
+    };
+    environment.apply(&mut options);
+    options
 }
 
 /// How ONNX Runtime is started.

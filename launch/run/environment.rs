@@ -94,14 +94,38 @@ impl RosEnvironment {
         })
     }
 
-    /// Lays the Zenoh variables over the options of a session.
+    /// Lays the Zenoh variables over the options of a session. A whole configuration takes the place of the descriptor's addresses: it has
+    /// its own.
     pub fn apply(&self, options: &mut BusOptions) {
         if let Some(file) = &self.config_file {
             options.config_file = Some(file.clone());
+            options.listen.clear();
+            options.connect.clear();
         }
         options
             .config_overrides
             .extend(self.config_overrides.iter().cloned());
+    }
+}
+
+impl RosEnvironment {
+    /// One line for each variable that has a say, with what it says; the domain only where it is the graph's.
+    pub fn lines(&self, domain: Option<u32>) -> Vec<String> {
+        let mut lines = Vec::new();
+        if let Some(file) = &self.config_file {
+            let file = file.display();
+            lines.push(format!(
+                "ZENOH_SESSION_CONFIG_URI: the Zenoh configuration is {file}"
+            ));
+        }
+        for (key, value) in &self.config_overrides {
+            lines.push(format!("ZENOH_CONFIG_OVERRIDE: {key} is {}", shown(value)));
+        }
+        if self.domain.is_some() && self.domain == domain {
+            let domain = domain.unwrap_or_default();
+            lines.push(format!("ROS_DOMAIN_ID: the ROS domain is {domain}"));
+        }
+        lines
     }
 }
 

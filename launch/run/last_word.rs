@@ -36,7 +36,8 @@ impl LastWord {
     pub async fn open(bus: &Bus) -> Result<LastWord, BusError> {
         // In the ROS graph it belongs to the process, not to a node of its own.
         let record = Health::default().node(PROCESS_NODE);
-        let output = Output::open(bus, &record, CLEAR_VELOCITY_LIMIT_TOPIC, Qos::LATCHED).await?;
+        // Not kept for late comers: beside the limit of a gate that is back they could not tell which came last.
+        let output = Output::open(bus, &record, CLEAR_VELOCITY_LIMIT_TOPIC, Qos::EVENT).await?;
         Ok(LastWord {
             output: Arc::new(output),
             clock: bus.clock().clone(),

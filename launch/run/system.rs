@@ -27,6 +27,7 @@ use super::{
     child_process::ChildProcess,
     configure,
     describe::{self, Described},
+    environment::RosEnvironment,
     last_word::LastWord,
     lone,
     models::{Folders, Ground, Servers, manifest_sha256},
@@ -74,8 +75,9 @@ impl System {
         folders: &Folders,
         fork: &Fork,
         parent: Option<&str>,
+        environment: &RosEnvironment,
     ) -> Result<System> {
-        let bus = Bus::open(&configure::bus(graph, parent)).await?;
+        let bus = Bus::open(&configure::bus(graph, parent, environment)).await?;
         let health = Health::default();
         let runtime = if graph
             .nodes

@@ -88,6 +88,23 @@ impl Lanes {
         Ok(Lanes { plain, ros })
     }
 
+    /// Keeps in mind whether anybody listens: [`RawPublisher::watched`].
+    ///
+    /// # Errors
+    /// [`BusError::Topic`] when the session is gone.
+    pub async fn watched(self) -> Result<Lanes, BusError> {
+        Ok(Lanes {
+            plain: self.plain.watched().await?,
+            ros: match self.ros {
+                Some(ros) => Some(RosLane {
+                    publisher: ros.publisher.watched().await?,
+                    ..ros
+                }),
+                None => None,
+            },
+        })
+    }
+
     /// Publishes one CDR payload. The attachment goes with both copies, so that a reader of both lanes knows them for one message.
     ///
     /// # Errors
@@ -149,7 +166,11 @@ impl<M: Message> Output<M> {
             priority: Priority::DataLow,
             ..Qos::STREAM
         };
-        let text = bus.raw_publisher(&format!("{topic}/@json"), behind).await?;
+        let text = bus
+            .raw_publisher(&format!("{topic}/@json"), behind)
+            .await?
+            .watched()
+            .await?;
         // Reliable, as ROS 2 subscriptions are unless told otherwise.
         let reliable = Qos {
             reliable: true,
@@ -163,6 +184,8 @@ impl<M: Message> Output<M> {
             std_msgs::String::TYPE,
             reliable,
         )
+        .await?
+        .watched()
         .await?;
         let last: Arc<Mutex<Option<ZBytes>>> = Arc::default();
         let answer = Arc::clone(&last);

@@ -417,7 +417,10 @@ pub fn decode<M: FromBus>(
     }
     match form {
         sniff::Form::Cdr => M::from_cdr(&contract.type_name, payload),
-        sniff::Form::Json(value) => M::from_json(&contract.type_name, &stamped_now(value, now_ns)),
+        sniff::Form::Json(value) => M::from_json(
+            &contract.type_name,
+            &stamped_now(&contract.type_name, value, now_ns),
+        ),
         sniff::Form::Text(text) => M::from_json(&contract.type_name, &json!({ "data": text })),
     }
 }
@@ -435,19 +438,25 @@ fn accepted_forms(contract: &TopicContract) -> String {
     names.join(" or ")
 }
 
-fn stamped_now(mut value: Value, now_ns: i64) -> Value {
-    let Some(object) = value.as_object_mut() else {
-        return value;
-    };
+/// Puts the time where a type keeps its stamp, unless it is given: in a header, or (Autoware's status messages) beside the data.
+fn stamped_now(type_name: &str, mut value: Value, now_ns: i64) -> Value {
     let now = Time::from_nanos(now_ns);
     let stamp = json!({ "sec": now.sec, "nanosec": now.nanosec });
-    if let Some(header) = object.get_mut("header").and_then(Value::as_object_mut) {
-        header.entry("stamp").or_insert(stamp);
-    } else if !object.contains_key("header") && !object.contains_key("data") {
-        object.insert(
-            "header".to_owned(),
-            Value::Object(Map::from_iter([("stamp".to_owned(), stamp)])),
-        );
+    let known = Registry::builtin().find(type_name);
+    let first = known.and_then(|known| known.definition.fields.first());
+    let (Some(object), Some(first)) = (value.as_object_mut(), first) else {
+        return value;
+    };
+    let holder = match first.name.as_str() {
+        "stamp" => Some(object),
+        "header" => object
+            .entry("header")
+            .or_insert_with(|| Value::Object(Map::new()))
+            .as_object_mut(),
+        _ => None,
+    };
+    if let Some(holder) = holder {
+        holder.entry("stamp").or_insert(stamp);
     }
     value
 }
@@ -592,18 +601,76 @@ mod tests {
 
     #[test]
     fn json_from_people_is_stamped_but_theirs_is_kept() {
-        let own = stamped_now(
-            json!({ "header": { "stamp": { "sec": 5, "nanosec": 0 } }, "intent": 1 }),
-            9 * SECOND,
-        );
-        assert_eq!(own["header"]["stamp"]["sec"], 5);
-        let without = stamped_now(json!({ "intent": 1 }), 9 * SECOND);
-        assert_eq!(without["header"]["stamp"]["sec"], 9);
-        assert!(
-            stamped_now(json!({ "data": "hello" }), 9 * SECOND)
-                .get("header")
-                .is_none(),
-            "std_msgs/String has no header"
+        let theirs = json!({ "header": { "stamp": { "sec": 5, "nanosec": 0 } } });
+        for (type_name, value, holder, sec, why) in [
+            (
+                "llmasos_msgs/msg/SpeechCommand",
+                theirs,
+                "/header/stamp/sec",
+                Some(5),
+                "their own stamp is kept",
+            ),
+            (
+                "llmasos_msgs/msg/SpeechCommand",
+                json!({ "intent": 1 }),
+                "/header/stamp/sec",
+                Some(9),
+                "a header is made",
+            ),
+            (
+                "sensor_msgs/msg/Image",
+                json!({ "data": "" }),
+                "/header/stamp/sec",
+                Some(9),
+                "data of its own beside the header",
+            ),
+            (
+                "nav_msgs/msg/Odometry",
+                json!({ "header": { "frame_id": "map" } }),
+                "/header/stamp/sec",
+                Some(9),
+                "a header without a stamp",
+            ),
+            (
+                "autoware_vehicle_msgs/msg/ControlModeReport",
+                json!({ "mode": 1 }),
+                "/stamp/sec",
+                Some(9),
+                "a stamp without a header",
+            ),
+            (
+                "autoware_vehicle_msgs/msg/ControlModeReport",
+                json!({ "mode": 1 }),
+                "/header",
+                None,
+                "and no header",
+            ),
+            (
+                "std_msgs/msg/String",
+                json!({ "data": "hello" }),
+                "/header",
+                None,
+                "a type without time",
+            ),
+            (
+                "std_msgs/msg/String",
+                json!({ "data": "hello" }),
+                "/stamp",
+                None,
+                "a type without time",
+            ),
+        ] {
+            let stamped = stamped_now(type_name, value, 9 * SECOND);
+            assert_eq!(
+                stamped.pointer(holder).and_then(Value::as_i64),
+                sec,
+                "{type_name}: {why}"
+            );
+        }
+        assert_eq!(
+            stamped_now("std_msgs/msg/Header", json!([1]), 9),
+            json!([1]),
+            "no object, no place"
         );
     }
 

@@ -84,16 +84,17 @@ pub async fn serve<S: Service>(
         free: Arc::new(Semaphore::new(PENDING_MAX)),
         runtime: Handle::current(),
     });
-    let (plain, mut presence) = (Arc::clone(&desk), None);
+    let (plain, plain_key, mut presence) = (Arc::clone(&desk), bus.key(name), None);
     let mut answering = vec![
-        bus.questions(name, move |query| plain.take(query, false))
+        bus.questions(name, move |query| plain.take(query, &plain_key, false))
             .await?,
     ];
     if let Some(ros2) = bus.ros2() {
         let subject = ros2.service(&bus.key(name), S::TYPE, || hash::of_service::<S>());
         if let Some(key) = ros2.data_topic(&subject, &subject.hash) {
+            let own_key = bus.key(&key);
             answering.push(
-                bus.questions(&key, move |query| desk.take(query, true))
+                bus.questions(&key, move |query| desk.take(query, &own_key, true))
                     .await?,
             );
             let qos = QosProfile::default();
@@ -110,8 +111,11 @@ pub async fn serve<S: Service>(
 }
 
 impl<S: Service> Desk<S> {
-    /// Runs on Zenoh's thread.
-    fn take(self: &Arc<Self>, query: Query, ros: bool) {
+    /// Runs on Zenoh's thread. Somebody who looks at everything (`ego/**`) asks this service nothing: a question names it.
+    fn take(self: &Arc<Self>, query: Query, key: &str, ros: bool) {
+        if query.key_expr().as_str() != key {
+            return;
+        }
         let desk = Arc::clone(self);
         let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() else {
             let reason = format!("expected at most {PENDING_MAX} questions at once");

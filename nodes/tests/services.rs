@@ -152,6 +152,10 @@ async fn people_and_bridges_ask_on_the_plain_key() {
         let reason = error(&bench.ask(PLAIN, question, None).await);
         assert!(reason.contains(expected), "{reason}");
     }
+    assert!(
+        bench.ask("t/*/say", b"stop", None).await.is_empty(),
+        "who looks at everything asks nothing"
+    );
     let again = payload(&bench.ask(PLAIN, b"stop", None).await);
     assert!(!again.is_empty(), "the node is still there");
     bench.speech.stop(None);

@@ -168,6 +168,10 @@ impl Stage {
 
     /// One of them says it; both hear that it became a command, a verdict and a limit.
     fn slow_down(&self, speaker: &RosNode) {
+        // A limit is published on change: an advice that is still in force would hide the next one.
+        self.all_hear(self.marks(), VERDICT, "no advice in force", |data| {
+            data["verdict_name"] == "NO_ADVICE"
+        });
         let marks = self.marks();
         let text = format!("please slow down, {}", speaker.distro);
         speaker.order(&json!({ "say": text }));
@@ -333,6 +337,13 @@ fn a_killed_gate_clears(stage: &Stage) {
         VERDICT,
         "a new gate, which counts from the beginning",
         again,
+    );
+    // An advice names its summary; a gate that never heard that one believes neither.
+    stage.all_hear(
+        stage.marks(),
+        SUMMARY,
+        "a summary that the new gate knows",
+        |_| true,
     );
 }
 

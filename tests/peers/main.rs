@@ -9,6 +9,8 @@
 //! | rosbags 0.11.9 | verdict, bridge | reads and writes CDR by our .msg files | the bytes are those of the definitions |
 //! | eclipse-zenoh 1.10.2 (Python) | verdict, zenoh_clients | text into a running launch | a plain Zenoh client is understood |
 //! | zenoh-cli 0.7.0, curl at the REST plugin | zenoh_clients | puts text, JSON and CDR everywhere, asks | what a contract accepts is taken from a person, and the rest refused |
+//! | pyzeros 0.1.0, hiroz 0.2.1 | rmw_zenoh | see the graph, drive, speak, hear, call; both ways | a ROS 2 node on rmw_zenoh is served, and served by |
+//! | a Zenoh session that is told every byte | rmw_zenoh | samples, tokens and questions no good node would send | what is wrong is told, and costs no node |
 //! | people reading and speaking | voices | twelve recordings with transcripts | people are understood |
 //!
 //! The `ros2` command and the original rmw_zenoh_cpp are not here: no registry has them.
@@ -24,6 +26,8 @@ mod harness;
 #[path = "../models.rs"]
 mod models;
 mod network;
+mod rmw_zenoh;
+mod stage;
 mod verdict;
 mod voices;
 mod zenoh_clients;

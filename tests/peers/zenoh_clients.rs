@@ -10,26 +10,26 @@
 //!
 //! Acceptance is read from the ledgers in the diagnostics: a message that a node took is one more handled and no more refused.
 
-use std::{collections::BTreeMap, process::Command, time::Duration};
+use std::process::Command;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use llmasos_msgs::{
     Message, builtin_interfaces::Time, json_to_cdr, llmasos_msgs::GateVerdict, std_msgs,
 };
-use llmasos_nodes::{clock, health::LedgerCount};
+use llmasos_nodes::clock;
 use serde_json::{Value, json};
 
 use crate::{
     READY_LIMIT, STEP_LIMIT, alone, finish,
-    harness::{Process, free_port, llmasos, wait_until},
-    peer, until_ready,
+    harness::Process,
+    peer,
+    stage::{Edge, Router, Stage, refused},
+    until_ready,
 };
 
 const OPEN: &str = "tests/data/launch/open.yaml";
 const VEHICLE: &str = "tests/data/launch/vehicle.yaml";
 const TEXT: &str = "llmasos/speech/text";
-/// How long to look at diagnostics that must not change: they come at once after a refusal, and every second.
-const REPORT: Duration = Duration::from_secs(3);
 
 /// Topic, its readers as node and port, its type, whether its stamp stands in a header, and a message without one.
 type Input = (
@@ -141,165 +141,7 @@ fn cdr((_, _, type_name, in_header, message): &Input) -> Vec<u8> {
     json_to_cdr(type_name, &message).unwrap()
 }
 
-/// A router with the REST plugin (the bridge's binary without its DDS side), and a graph connected to it.
-struct Stage {
-    launch: Process,
-    _router: Process,
-    _configuration: tempfile::TempDir,
-    namespace: &'static str,
-    endpoint: String,
-    rest: String,
-}
-
-impl Stage {
-    fn set(descriptor: &str, namespace: &'static str) -> Stage {
-        let endpoint = format!("tcp/127.0.0.1:{}", free_port());
-        let rest = format!("127.0.0.1:{}", free_port());
-        let configuration = tempfile::tempdir().unwrap();
-        let file = configuration.path().join("router.json5");
-        let text = json!({
-            "mode": "router",
-            "listen": { "endpoints": [endpoint] },
-            "scouting": { "multicast": { "enabled": false } },
-            "plugins": { "rest": { "http_port": rest } },
-        });
-        std::fs::write(&file, text.to_string()).unwrap();
-        let router = Process::start(Command::new(peer("ros2/debug/bridge")).arg(&file));
-        router.wait_for_line("the router", STEP_LIMIT, |line| line == "ready");
-        let mut command = llmasos();
-        command.args([
-            "launch",
-            descriptor,
-            "--json",
-            "--duration",
-            "600",
-            &format!("router:={endpoint}"),
-        ]);
-        let launch = Process::start(&mut command);
-        Stage {
-            launch,
-            _router: router,
-            _configuration: configuration,
-            namespace,
-            endpoint,
-            rest,
-        }
-    }
-
-    fn key(&self, topic: &str) -> String {
-        topic
-            .strip_prefix('/')
-            .map_or_else(|| format!("{}/{topic}", self.namespace), str::to_owned)
-    }
-
-    fn zenoh(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(peer("venv/bin/zenoh"));
-        command
-            .args(["--mode", "client", "--connect", &self.endpoint])
-            .args(arguments);
-        command
-    }
-
-    /// One run of zenoh-cli that puts each line, a key and a value.
-    fn zenoh_put(&self, encoder: &str, lines: &[(String, String)]) {
-        let mut command = self.zenoh(&["put", "--encoder", encoder, "--line", "{key} {value}"]);
-        let process = Process::start_to_be_ordered(command.current_dir(env!("CARGO_MANIFEST_DIR")));
-        for (key, value) in lines {
-            process.order(&format!("{key} {value}"));
-        }
-        process.finish(STEP_LIMIT).expect_code(0);
-    }
-
-    /// One request of curl each.
-    fn rest_put(&self, content_type: Option<&str>, key: &str, body: &[u8]) {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("body");
-        std::fs::write(&file, body).unwrap();
-        let mut curl = Command::new("curl");
-        curl.args([
-            "-sS",
-            "--fail",
-            "-X",
-            "PUT",
-            "--data-binary",
-            &format!("@{}", file.display()),
-        ]);
-        if let Some(content_type) = content_type {
-            curl.args(["-H", &format!("content-type: {content_type}")]);
-        }
-        finish(curl.arg(format!("http://{}/{key}", self.rest))).expect_code(0);
-    }
-
-    fn rest_get(&self, selector: &str) -> String {
-        let mut curl = Command::new("curl");
-        finish(curl.args(["-sS", "--fail", &format!("http://{}/{selector}", self.rest)]))
-            .expect_code(0)
-            .stdout
-    }
-
-    /// What every edge has counted by now, from reports that came after this call.
-    fn ledgers(&self) -> BTreeMap<(String, String), LedgerCount> {
-        let mut found = BTreeMap::new();
-        let mark = self.launch.mark();
-        for node in ["speech", "summary", "gate"] {
-            let (report, _) = self
-                .launch
-                .wait_for_json_after(mark, node, STEP_LIMIT, |line| status(line, node).is_some());
-            for pair in status(&report, node).unwrap()["values"].as_array().unwrap() {
-                let count = pair["value"].as_str().and_then(LedgerCount::parse);
-                if let (Some(edge), Some(count)) = (pair["key"].as_str(), count) {
-                    found.insert((node.to_owned(), edge.to_owned()), count);
-                }
-            }
-        }
-        found
-    }
-
-    /// Runs `say` and waits until every edge has handled one more message; nothing may be refused.
-    fn accepted(&self, what: &str, edges: &[(String, String)], say: impl FnOnce(&Stage)) {
-        let before = self.ledgers();
-        say(self);
-        let mut open = vec![];
-        let done = wait_until(STEP_LIMIT, || {
-            let now = self.ledgers();
-            open = edges
-                .iter()
-                .filter(|edge| now[*edge].handled <= before[*edge].handled)
-                .map(|edge| (edge.clone(), now[edge]))
-                .collect();
-            for edge in edges {
-                assert_eq!(
-                    now[edge].refused,
-                    before[edge].refused,
-                    "{what}: {edge:?} refused it\n{}",
-                    self.refusals()
-                );
-            }
-            open.is_empty().then_some(())
-        });
-        assert!(done.is_some(), "{what}: not handled by {open:?}");
-    }
-
-    /// What was refused so far, for the message of a failure.
-    fn refusals(&self) -> String {
-        let line = self.launch.wait_for_json("a refusal", STEP_LIMIT, |line| {
-            line["data"]["status"].as_array().is_some_and(|all| {
-                all.iter()
-                    .any(|one| one["name"].as_str().is_some_and(|name| name.contains(": ")))
-            })
-        });
-        line["data"]["status"].to_string()
-    }
-}
-
-fn status<'a>(line: &'a Value, node: &str) -> Option<&'a Value> {
-    line["data"]["status"]
-        .as_array()?
-        .iter()
-        .find(|one| one["name"] == node)
-}
-
-fn edges(inputs: &[Input]) -> Vec<(String, String)> {
+fn edges(inputs: &[Input]) -> Vec<Edge> {
     let of = |input: &Input| -> Vec<(String, String)> {
         let (topic, readers, ..) = input;
         readers
@@ -313,7 +155,7 @@ fn edges(inputs: &[Input]) -> Vec<(String, String)> {
 #[test]
 fn every_input_takes_what_its_contract_accepts_from_every_client() {
     let _alone = alone();
-    let stage = Stage::set(OPEN, "open");
+    let stage = Stage::set(Router::start(), OPEN, &[], "open");
     until_ready(&stage.launch, &["speech", "summary", "gate"]);
     let inputs = inputs();
     let edges = edges(&inputs);
@@ -373,8 +215,13 @@ fn texts_become_commands(stage: &Stage) {
         }),
         ("python", &|text| {
             let mut python = Command::new(peer("venv/bin/python"));
-            finish(python.args(["tests/peers/zenoh_put.py", &stage.endpoint, &key, text]))
-                .expect_code(0);
+            finish(python.args([
+                "tests/peers/zenoh_put.py",
+                &stage.router.endpoint,
+                &key,
+                text,
+            ]))
+            .expect_code(0);
         }),
         ("curl form", &|text| {
             stage.rest_put(None, &key, text.as_bytes())
@@ -473,7 +320,7 @@ fn questions_are_answered(stage: &Stage) {
 #[test]
 fn a_vehicle_refuses_what_people_type_except_on_its_text_topic() {
     let _alone = alone();
-    let stage = Stage::set(VEHICLE, "ego");
+    let stage = Stage::set(Router::start(), VEHICLE, &[], "ego");
     until_ready(&stage.launch, &["speech", "summary", "advisor", "gate"]);
     let typed = json!({ "header": { "frame_id": "map" } }).to_string();
     for (topic, readers) in [
@@ -521,25 +368,4 @@ fn a_vehicle_refuses_what_people_type_except_on_its_text_topic() {
         })
         .collect();
     assert!(taken.is_empty(), "typed messages were handled: {taken:?}");
-}
-
-fn refused(stage: &Stage, mark: usize, topic: &str, readers: &[&str], says: &str) {
-    for reader in readers {
-        let name = format!("{reader}: {topic}");
-        stage.launch.wait_for_json_after(
-            mark,
-            &format!("{name} refused because {says}"),
-            STEP_LIMIT,
-            |line| {
-                line["data"]["status"].as_array().is_some_and(|all| {
-                    all.iter().any(|one| {
-                        one["name"] == name.as_str()
-                            && one["message"]
-                                .as_str()
-                                .is_some_and(|message| message.contains(says))
-                    })
-                })
-            },
-        );
-    }
 }

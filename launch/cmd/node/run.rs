@@ -14,6 +14,7 @@ use crate::{
     descriptor::{self, check::Facts, findings::nearest, graph::Graph},
     models::Cancel,
     run::{
+        environment::RosEnvironment,
         models::{ensure, needed},
         system::{Fork, System},
     },
@@ -76,6 +77,10 @@ pub(super) fn run(args: &RunArgs) -> Result<ExitCode> {
             args.only
         ));
     }
+    let variables = match RosEnvironment::read(environment) {
+        Ok(variables) => variables,
+        Err(error) => return usage(&error.to_string()),
+    };
     reduce(&mut graph, &args.only);
     let folders = ensure(&needed(&graph, false), &Cancel::default())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -84,7 +89,7 @@ pub(super) fn run(args: &RunArgs) -> Result<ExitCode> {
         .build()?;
     runtime.block_on(async {
         let fork = Fork { executable: std::env::current_exe()?, descriptor: args.descriptor.words() };
-        let system = System::start(&graph, &folders, &fork, Some(args.connect.as_deref().unwrap_or_default())).await?;
+        let system = System::start(&graph, &folders, &fork, Some(args.connect.as_deref().unwrap_or_default()), &variables).await?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut look = tokio::time::interval(PARENT_PERIOD);

@@ -42,9 +42,9 @@ pub struct BusOptions {
     pub mode: BusMode,
     /// Addresses to listen on, e.g. `tcp/127.0.0.1:0`; port 0 takes a free one. Ignored by a client.
     pub listen: Vec<String>,
-    /// Addresses to connect to. A peer tries them for ever in the background and runs without them.
+    /// Addresses to connect to. A peer tries them for ever in the background and runs without them; a client cannot, and waits.
     pub connect: Vec<String>,
-    /// Refuse to open when none of `connect` answers. A client always does.
+    /// Refuse to open when none of `connect` answers.
     pub connect_required: bool,
     /// Look for others by multicast.
     pub multicast: bool,
@@ -67,6 +67,10 @@ pub(super) fn configuration(
         Some(path) => from_file(path)?,
         None => zenoh::Config::default(),
     };
+    // Ages and publisher identities come from Zenoh's timestamps, which are off by default outside routers.
+    let undated = config
+        .get_json("timestamping/enabled")
+        .map_or(true, |value| value == "null");
     let mut set = |key: &str, value: String| {
         config
             .insert_json5(key, &value)
@@ -80,15 +84,23 @@ pub(super) fn configuration(
         set("mode", format!("\"{}\"", options.mode.name()))?;
         set("scouting/multicast/enabled", options.multicast.to_string())?;
         set("listen/endpoints", format!("{listen:?}"))?;
-        // A peer goes on without a router; a client without one is an error at once rather than a silence.
-        let required = options.connect_required || options.mode == BusMode::Client;
-        set("connect/exit_on_failure", required.to_string())?;
-        let patience_ms = if required { CONNECT_LIMIT_MS } else { 0 };
+        set(
+            "connect/exit_on_failure",
+            options.connect_required.to_string(),
+        )?;
+        let patience_ms = match options.connect_required {
+            true => CONNECT_LIMIT_MS,
+            false => 0,
+        };
         set("connect/timeout_ms", patience_ms.to_string())?;
-        // Ages and publisher identities come from Zenoh's timestamps, which are off by default outside routers.
         set("timestamping/enabled", "true".to_owned())?;
-    } else if !listen.is_empty() {
-        set("listen/endpoints", format!("{listen:?}"))?;
+    } else {
+        if !listen.is_empty() {
+            set("listen/endpoints", format!("{listen:?}"))?;
+        }
+        if undated {
+            set("timestamping/enabled", "true".to_owned())?;
+        }
     }
     if !options.connect.is_empty() {
         set("connect/endpoints", format!("{:?}", options.connect))?;
@@ -97,6 +109,13 @@ pub(super) fn configuration(
         set(key, value.clone())?;
     }
     Ok(config)
+}
+
+/// Whether a session of this configuration is a client, which Zenoh opens only when a router answers.
+pub(super) fn is_client(config: &zenoh::Config) -> bool {
+    config
+        .get_json("mode")
+        .is_ok_and(|mode| mode.trim_matches('"') == "client")
 }
 
 fn from_file(path: &Path) -> Result<zenoh::Config, BusError> {

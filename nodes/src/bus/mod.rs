@@ -29,7 +29,7 @@ use zenoh_ext::{AdvancedSubscriberBuilderExt, HistoryConfig, RecoveryConfig};
 
 use self::{
     arrival::Subscribed,
-    config::{configuration, with_free_port},
+    config::{configuration, is_client, with_free_port},
 };
 pub use self::{
     arrival::{Answering, Arrival, Subscription},
@@ -46,6 +46,11 @@ pub const PAYLOAD_BYTES_MAX: usize = 64 << 20;
 
 /// How long an advanced subscription waits for what was published before it came.
 const HISTORY_LIMIT: Duration = Duration::from_secs(10);
+
+/// Pause before a client looks for its router again; doubled up to the longest.
+const ROUTER_PAUSE_MIN: Duration = Duration::from_millis(100);
+/// The longest pause.
+const ROUTER_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// What can go wrong with the session itself.
 #[derive(Debug, thiserror::Error)]
@@ -124,11 +129,7 @@ impl Bus {
             BusMode::Client => Vec::new(),
         };
         let config = configuration(options, &listen)?;
-        let session = zenoh::open(config).await.map_err(|error| BusError::Open {
-            mode: options.mode.name(),
-            listen: listen.clone(),
-            reason: error.to_string(),
-        })?;
+        let session = open(config, options, &listen).await?;
         let namespace: Arc<str> = options.namespace.trim_matches('/').into();
         let ros2 = match options.ros2 {
             Some(options) => Some(Ros2::open(&session, options, &namespace).await?),
@@ -319,6 +320,35 @@ impl Bus {
     }
 }
 
+/// Opens the session; a client that need not find its router at once waits until there is one, so that start order does not matter.
+async fn open(
+    config: zenoh::Config,
+    options: &BusOptions,
+    listen: &[String],
+) -> Result<Session, BusError> {
+    let waits = is_client(&config) && !options.connect_required;
+    let mut pause = ROUTER_PAUSE_MIN;
+    loop {
+        match zenoh::open(config.clone()).await {
+            Ok(session) => return Ok(session),
+            Err(error) if waits => {
+                if pause == ROUTER_PAUSE_MIN {
+                    warn!(%error, "no router answers yet; it is tried until one does");
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(ROUTER_PAUSE_MAX);
+            }
+            Err(error) => {
+                return Err(BusError::Open {
+                    mode: options.mode.name(),
+                    listen: listen.to_owned(),
+                    reason: error.to_string(),
+                });
+            }
+        }
+    }
+}
+
 /// Moves a clock by what arrives on its key, and on rmw_zenoh's where the session takes part in that graph.
 async fn follow(
     session: &Session,
@@ -477,9 +507,39 @@ mod tests {
         let options = BusOptions {
             mode: BusMode::Client,
             connect: vec![with_free_port("tcp/127.0.0.1:0")],
+            connect_required: true,
             ..Default::default()
         };
         let error = Bus::open(&options).await.err().expect("no router there");
         assert!(error.to_string().contains("client"), "{error}");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_client_that_may_wait_is_there_when_its_router_is() {
+        let address = with_free_port("tcp/127.0.0.1:0");
+        let client = tokio::spawn({
+            let options = BusOptions {
+                mode: BusMode::Client,
+                connect: vec![address.clone()],
+                ..Default::default()
+            };
+            async move { Bus::open(&options).await }
+        });
+        tokio::time::sleep(2 * ROUTER_PAUSE_MIN).await;
+        assert!(!client.is_finished(), "it waits");
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("router.json5");
+        let text = format!(
+            "{{ mode: 'router', listen: {{ endpoints: ['{address}'] }}, scouting: {{ multicast: {{ enabled: false }} }} }}"
+        );
+        std::fs::write(&file, text).expect("written");
+        let router = BusOptions {
+            config_file: Some(file),
+            ..Default::default()
+        };
+        let _router = Bus::open(&router).await.expect("a router");
+        let opened = tokio::time::timeout(Duration::from_secs(20), client).await;
+        let bus = opened.expect("in time").expect("no panic");
+        assert!(bus.is_ok(), "{:?}", bus.err());
     }
 }

@@ -3,19 +3,26 @@
 //! A publisher for late subscribers (ROS 2: TRANSIENT_LOCAL) is an advanced publisher of zenoh-ext with a cache, as rmw_zenoh and
 //! zenoh-bridge-ros2dds declare theirs: latched topics meet only through it.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use llmasos_msgs::rmw_zenoh::{self, Attachment, QosProfile};
 pub use zenoh::qos::Priority;
 use zenoh::{
     Session,
     bytes::{Encoding, ZBytes},
+    matching::MatchingStatus,
     pubsub::Publisher,
     qos::{CongestionControl, Reliability},
 };
 use zenoh_ext::{AdvancedPublisher, AdvancedPublisherBuilderExt, CacheConfig, MissDetectionConfig};
 
-use super::{Bus, BusError};
+use super::{Bus, BusError, topic_error};
 
 /// How often a publisher for late subscribers says which sample was its last, if it changed: rmw_zenoh's period.
 const HEARTBEAT: Duration = Duration::from_millis(500);
@@ -95,6 +102,8 @@ impl Qos {
 pub struct RawPublisher {
     inner: Inner,
     key: String,
+    /// Whether anybody listens, kept up to date by Zenoh; `None` when nobody asked for it.
+    heard: Option<Arc<AtomicBool>>,
     _bus: Bus,
 }
 
@@ -140,8 +149,39 @@ impl RawPublisher {
         Ok(RawPublisher {
             inner,
             key,
+            heard: None,
             _bus: bus.clone(),
         })
+    }
+
+    /// Keeps in mind whether anybody listens, so that asking costs nothing: for a publisher that asks before every message.
+    ///
+    /// # Errors
+    /// [`BusError::Topic`] when the session is gone.
+    pub async fn watched(mut self) -> Result<RawPublisher, BusError> {
+        let heard = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&heard);
+        let on = move |status: MatchingStatus| flag.store(status.matching(), Ordering::Release);
+        // In the background: it ends with the publisher.
+        let declared = match &self.inner {
+            Inner::Plain(publisher) => {
+                publisher
+                    .matching_listener()
+                    .callback(on)
+                    .background()
+                    .await
+            }
+            Inner::Advanced(publisher) => {
+                publisher
+                    .matching_listener()
+                    .callback(on)
+                    .background()
+                    .await
+            }
+        };
+        declared.map_err(|error| topic_error(&self.key, &error))?;
+        self.heard = Some(heard);
+        Ok(self)
     }
 
     /// Publishes one payload with Zenoh's default encoding, as ROS 2 bridges expect CDR.
@@ -208,6 +248,9 @@ impl RawPublisher {
 
     /// Whether anybody listens right now; unknown counts as yes.
     pub async fn has_listeners(&self) -> bool {
+        if let Some(heard) = &self.heard {
+            return heard.load(Ordering::Acquire);
+        }
         let status = match &self.inner {
             Inner::Plain(publisher) => publisher.matching_status().await,
             Inner::Advanced(publisher) => publisher.matching_status().await,

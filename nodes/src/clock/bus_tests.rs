@@ -3,7 +3,11 @@
 use std::time::{Duration, Instant};
 
 use llmasos_msgs::{
-    Message, builtin_interfaces::Time, diagnostic_msgs::DiagnosticArray, nav_msgs::Odometry,
+    Message,
+    builtin_interfaces::Time,
+    diagnostic_msgs::DiagnosticArray,
+    nav_msgs::Odometry,
+    rmw_zenoh::{Attachment, Gid},
     rosgraph_msgs,
 };
 use tokio::sync::mpsc;
@@ -14,6 +18,7 @@ use crate::{
     contract::{Accept, QueuePolicy, TopicContract, TopicQos},
     health::{DIAGNOSTICS_TOPIC, Health, LedgerCount, NodeState},
     port::{Port, Taken},
+    ros2::{Distro, Ros2Options},
 };
 
 /// Longest wait for anything: far beyond what it takes, so that only a missing answer fails.
@@ -218,4 +223,45 @@ async fn diagnostics_say_what_is_waited_for_and_what_is_no_time() {
     stage.tick(1_000).await;
     until("clock: /clock", "jumped back by 6.000 s").await;
     publishing.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_dialect_of_carla_is_understood() {
+    let simulator = Bus::open(&BusOptions {
+        listen: vec!["tcp/127.0.0.1:0".into()],
+        ..Default::default()
+    })
+    .await
+    .unwrap();
+    let inside = Bus::open(&BusOptions {
+        connect: simulator.listening().to_vec(),
+        clock: ClockSource::Topic("/clock".into()),
+        ros2: Some(Ros2Options {
+            domain: 3,
+            distro: Distro::Jazzy,
+        }),
+        ..Default::default()
+    })
+    .await
+    .unwrap();
+    // Any hash, and one constant attachment with every sample (LibCarla, ZenohWireFormat.h).
+    let key = "/3/clock/rosgraph_msgs::msg::dds_::Clock_/*";
+    let ticks = simulator.raw_publisher(key, Qos::STREAM).await.unwrap();
+    let attachment = Attachment {
+        sequence: 1,
+        stamp_ns: 0,
+        gid: Gid([0xab; 16]),
+    };
+    for ms in [5_000, 5_050, 5_100, 1_000] {
+        let message = rosgraph_msgs::Clock { clock: time(ms) };
+        let end = Instant::now() + PATIENCE;
+        // Best effort: what is said before the sessions have met is lost.
+        while inside.clock().now_ns() != ms * 1_000_000 {
+            assert!(Instant::now() < end, "{ms} ms never came");
+            let payload = message.encode().unwrap();
+            ticks.put_attached(payload, &attachment).await.unwrap();
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+    assert_eq!(inside.clock().reading().epoch, 1, "one jump back");
 }

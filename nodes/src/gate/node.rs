@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use llmasos_msgs::{
+    Message,
     autoware_adapi_v1_msgs::{MrmState, OperationModeState},
     autoware_internal_planning_msgs::{VelocityLimit, VelocityLimitClearCommand},
     autoware_vehicle_msgs::ControlModeReport,
@@ -116,11 +117,14 @@ struct Ports {
     mrm: Option<Port<MrmState>>,
 }
 
+/// The way to Autoware. Both topics keep their last message for whoever comes late, and nobody could tell which of the two came last;
+/// so only the one that says how it is now has a publisher, and what the other kept goes with it.
 struct Autoware {
-    limit: Output<VelocityLimit>,
-    clear: Output<VelocityLimitClearCommand>,
+    bus: Bus,
+    health: NodeHealth,
+    limit: Option<Output<VelocityLimit>>,
+    clear: Option<Output<VelocityLimitClearCommand>>,
     told: Told,
-    clock: Clock,
 }
 
 /// What changes.
@@ -289,17 +293,11 @@ impl GateNode {
     /// Opens the way to Autoware and clears what a dead predecessor may have left.
     async fn open_autoware(&self) -> Result<Autoware, BusError> {
         let mut autoware = Autoware {
-            limit: Output::open(&self.bus, &self.health, VELOCITY_LIMIT_TOPIC, Qos::LATCHED)
-                .await?,
-            clear: Output::open(
-                &self.bus,
-                &self.health,
-                CLEAR_VELOCITY_LIMIT_TOPIC,
-                Qos::LATCHED,
-            )
-            .await?,
+            bus: self.bus.clone(),
+            health: self.health.clone(),
+            limit: None,
+            clear: None,
             told: Told::Nothing,
-            clock: self.bus.clock().clone(),
         };
         autoware.tell(LimitChange::Clear).await?;
         Ok(autoware)
@@ -520,20 +518,33 @@ impl GateState {
 
 impl Autoware {
     async fn tell(&mut self, change: LimitChange) -> Result<(), BusError> {
+        let now_ns = self.bus.clock().now_ns();
         match change {
             LimitChange::Set(speed_mps) => {
-                self.limit
-                    .put(&convert::velocity_limit(self.clock.now_ns(), speed_mps))
-                    .await?
+                self.clear = None;
+                let limit = match self.limit.take() {
+                    Some(limit) => limit,
+                    None => self.open(VELOCITY_LIMIT_TOPIC).await?,
+                };
+                let message = convert::velocity_limit(now_ns, speed_mps);
+                self.limit.insert(limit).put(&message).await?;
             }
             LimitChange::Clear => {
-                self.clear
-                    .put(&convert::clear_velocity_limit(self.clock.now_ns()))
-                    .await?
+                self.limit = None;
+                let clear = match self.clear.take() {
+                    Some(clear) => clear,
+                    None => self.open(CLEAR_VELOCITY_LIMIT_TOPIC).await?,
+                };
+                let message = convert::clear_velocity_limit(now_ns);
+                self.clear.insert(clear).put(&message).await?;
             }
         }
         self.told = change.told();
         Ok(())
+    }
+
+    async fn open<M: Message>(&self, topic: &str) -> Result<Output<M>, BusError> {
+        Output::open(&self.bus, &self.health, topic, Qos::LATCHED).await
     }
 }
 

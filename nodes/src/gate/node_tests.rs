@@ -410,3 +410,28 @@ async fn verdicts_follow_a_simulation_that_starts_pauses_and_starts_again() {
         "it lives while time stands still: {beating:?}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_armed_gate_forgets_the_stop_that_stood() {
+    let mut bench = Bench::start(false).await;
+    let stop = spoken(SpeechCommand::STOP);
+    bench.say("llmasos/speech/command", &stop).await;
+    let is_stop = |verdict: &GateVerdict| verdict.action == PlannerAdvice::STOP;
+    bench.verdicts.until("the stop", is_stop).await;
+    let answers = bench
+        .outside
+        .ask("ego/llmasos/gate/rearm", PATIENCE)
+        .await
+        .unwrap();
+    assert_eq!(answers.len(), 1, "{answers:?}");
+    let answer: serde_json::Value = serde_json::from_slice(&answers[0].payload).unwrap();
+    assert_eq!(answer["success"], true, "{answer}");
+    bench
+        .verdicts
+        .until("no stop any more", |verdict| !is_stop(verdict))
+        .await;
+    // The same command again is news to a gate that forgot it.
+    let again = spoken(SpeechCommand::STOP);
+    bench.say("llmasos/speech/command", &again).await;
+    bench.verdicts.until("a new stop", is_stop).await;
+}
