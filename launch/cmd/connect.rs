@@ -9,7 +9,7 @@ use anyhow::{Result, anyhow};
 use clap::ValueEnum;
 use llmasos_nodes::bus::{Bus, BusError, BusMode, BusOptions, LOCAL_ROUTER};
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     time::timeout,
 };
 
@@ -192,17 +192,31 @@ pub(super) fn declared<T>(outcome: Result<T, BusError>) -> Result<T> {
     })
 }
 
-/// Waits for Ctrl-C or SIGTERM.
-pub(super) async fn stopped() -> Result<()> {
-    let (mut interrupt, mut terminate) = (
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::terminate())?,
-    );
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+/// Ctrl-C and SIGTERM from the moment it is made: made before the first line is printed, none is missed and none kills.
+pub(super) struct Stop {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Stop {
+    /// Starts to listen for both.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub(super) fn listen() -> Result<Stop> {
+        Ok(Stop {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
     }
-    Ok(())
+
+    /// Waits for either.
+    pub(super) async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
 }
 
 /// Ends a session after its last message has left.

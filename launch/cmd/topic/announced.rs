@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::{
     super::{
-        connect::{Connect, Reached, close, stopped},
+        connect::{Connect, Reached, Stop, close},
         network::{Endpoint, Network, Role, Route, routes_text},
         output::line,
         types::form,
@@ -122,6 +122,7 @@ impl Look {
 
 /// The first message of a topic; `None` when it takes too long or somebody stops the waiting.
 async fn first(reached: &Reached, name: &Name, limit: Option<Duration>) -> Result<Option<Arrival>> {
+    let mut stop = Stop::listen()?;
     let (sender, mut messages) = mpsc::channel(1);
     let on = move |arrival| {
         // Only the first is wanted.
@@ -131,7 +132,7 @@ async fn first(reached: &Reached, name: &Name, limit: Option<Duration>) -> Resul
     tokio::select! {
         arrival = messages.recv() => Ok(arrival),
         () = pause(limit) => Ok(None),
-        stop = stopped() => stop.map(|()| None),
+        () = stop.asked() => Ok(None),
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 use super::{
     super::{
-        connect::{Connect, close, stopped},
+        connect::{Connect, Stop, close},
         network::Network,
         output::line,
         qos::QosFlags,
@@ -136,19 +136,20 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode> {
         args.qos.over(Default::default()),
         args.qos.is_given(),
     );
+    let mut stop = Stop::listen()?;
     let subscriptions = listen(&reached.bus, &name, history, on).await?;
     let known = network.knows(&name.shown) || !name.is_single();
     let limit = args.patience.limit(known)?;
     let mut course = Course::default();
     let began = Instant::now();
     let outcome = {
-        let (stop, end, silent) = (stopped(), pause(duration), pause(limit));
+        let (end, silent) = (pause(duration), pause(limit));
         let word = word_while_waiting(limit);
-        tokio::pin!(stop, end, silent, word);
+        tokio::pin!(end, silent, word);
         let mut is_said = false;
         loop {
             tokio::select! {
-                ended = &mut stop => break ended.map(|()| true),
+                () = stop.asked() => break Ok(true),
                 () = &mut end => break Ok(true),
                 () = &mut silent, if course.shown + course.unreadable == 0 => {
                     break Err(silence(&name, known, limit.unwrap_or_default(), &reached));

@@ -11,7 +11,7 @@ use llmasos_nodes::bus::Arrival;
 
 use super::{
     super::{
-        connect::{Reached, declared, stopped},
+        connect::{Reached, Stop, declared},
         network::{Network, Role, Route},
         types::form,
     },
@@ -170,10 +170,11 @@ pub(super) async fn gather(
         let mut topics = into.lock().unwrap_or_else(PoisonError::into_inner);
         topics.see(&types, domain, &arrival, Instant::now());
     };
+    let mut stop = Stop::listen()?;
     let subscription = declared(reached.bus.subscribe("/**", on).await)?;
     tokio::select! {
         () = tokio::time::sleep(listening) => {}
-        stop = stopped() => stop?,
+        () = stop.asked() => {}
     }
     drop(subscription);
     let mut topics = topics.lock().unwrap_or_else(PoisonError::into_inner);

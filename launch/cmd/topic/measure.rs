@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{
     super::{
-        connect::{Connect, Reached, close, stopped},
+        connect::{Connect, Reached, Stop, close},
         network::Network,
         output::line,
         usage::wrong,
@@ -155,15 +155,16 @@ async fn follow<M: Meter>(
     duration: Option<Duration>,
     limit: Option<Duration>,
 ) -> Result<()> {
-    let (stop, end, silent) = (stopped(), pause(duration), pause(limit));
+    let mut stop = Stop::listen()?;
+    let (end, silent) = (pause(duration), pause(limit));
     let word = word_while_waiting(limit);
-    tokio::pin!(stop, end, silent, word);
+    tokio::pin!(end, silent, word);
     let mut is_said = false;
     let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + PERIOD, PERIOD);
     let mut told = 0;
     loop {
         tokio::select! {
-            ended = &mut stop => return ended,
+            () = stop.asked() => return Ok(()),
             () = &mut end => return Ok(()),
             () = &mut silent, if lock(shared).count == 0 => {
                 return Err(silence(name, known, limit.unwrap_or_default(), reached));

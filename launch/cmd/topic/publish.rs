@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{
     super::{
-        connect::{Connect, Reached, close, stopped},
+        connect::{Connect, Reached, Stop, close},
         network::{Network, Role},
         output::line,
         qos::QosFlags,
@@ -136,14 +136,13 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode> {
             node: &node,
         };
         let mut outlet = Outlet::open(&reached, &network, &purpose).await?;
-        let stop = stopped();
-        tokio::pin!(stop);
+        let mut stop = Stop::listen()?;
         tokio::select! {
-            ended = &mut stop => return ended.map(|()| 0),
+            () = stop.asked() => return Ok(0),
             there = listeners(args, &reached, &outlet, &name, wait) => there?,
         }
         let encode = || value::encode(&registry, found, &written, clock::now_ns());
-        let count = publish(args, &mut outlet, &name, &found.name, encode, stop).await?;
+        let count = publish(args, &mut outlet, &name, &found.name, encode, &mut stop).await?;
         tokio::time::sleep(keep).await;
         Ok(count)
     }
@@ -241,7 +240,7 @@ async fn publish(
     name: &Name,
     type_name: &str,
     encode: impl Fn() -> Result<Vec<u8>>,
-    mut stop: std::pin::Pin<&mut impl Future<Output = Result<()>>>,
+    stop: &mut Stop,
 ) -> Result<u64> {
     let last = match (args.once, args.times) {
         (true, _) => 1,
@@ -250,7 +249,7 @@ async fn publish(
     let mut tick = tokio::time::interval(Duration::from_secs_f64(1.0 / args.rate));
     for count in 1..=last {
         tokio::select! {
-            ended = &mut stop => return ended.map(|()| count - 1),
+            () = stop.asked() => return Ok(count - 1),
             _ = tick.tick() => {}
         }
         let bytes = encode()?;
