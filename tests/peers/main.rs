@@ -22,6 +22,7 @@
 )]
 
 mod bridge;
+mod commands;
 #[path = "../harness.rs"]
 mod harness;
 #[path = "../models.rs"]

@@ -16,7 +16,9 @@ use llmasos_nodes::clock;
 use serde_json::{Value, json};
 
 use crate::{
-    STEP_LIMIT, alone, edge,
+    STEP_LIMIT, alone,
+    commands::Shell,
+    edge,
     harness::Process,
     peer,
     stage::{Router, Stage, refused},
@@ -148,6 +150,15 @@ fn pyzeros_and_hiroz_are_in_one_graph_with_us() {
             |line| line["answered"]["success"] == true,
         );
     }
+    Shell {
+        endpoint: &stage.router.endpoint,
+        domain: DOMAIN,
+        network: None,
+    }
+    .looks_around(
+        &["/pyzeros", "/hiroz", "/ego/gate", "/ego/speech"],
+        "pyzeros",
+    );
     let hand = Hand::of(&stage.router);
     our_attachments_are_exact(&hand);
     a_late_subscriber_gets_what_is_latched(&hand);
