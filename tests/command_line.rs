@@ -109,10 +109,38 @@ fn the_catalogue_is_listed_as_json() {
 #[test]
 fn help_has_an_example() {
     for verb in [
-        "launch", "check", "expand", "graph", "schema", "model", "msg", "try", "topic", "bench",
+        "launch",
+        "check",
+        "expand",
+        "graph",
+        "schema",
+        "model",
+        "try",
+        "bench",
         "gate",
+        "msg",
+        "msg list",
+        "msg show",
+        "msg hash",
+        "msg decode",
+        "msg encode",
+        "node",
+        "node list",
+        "node info",
+        "node run",
+        "topic",
+        "topic list",
+        "topic info",
+        "topic type",
+        "topic find",
+        "topic echo",
+        "topic hz",
+        "topic bw",
+        "topic delay",
+        "topic pub",
     ] {
-        let finished = run(&[verb, "--help"], LIMIT).expect_code(0);
+        let args: Vec<&str> = verb.split(' ').chain(["--help"]).collect();
+        let finished = run(&args, LIMIT).expect_code(0);
         assert!(
             finished.stdout.contains("xample"),
             "{verb} --help shows no example:\n{}",
@@ -139,6 +167,8 @@ fn types_are_listed_shown_and_hashed() {
         shown,
         "builtin_interfaces/Time stamp\n\tint32 sec\n\tuint32 nanosec\nstring frame_id"
     );
+    let service = run(&["msg", "show", "std_srvs/Trigger", "--no-comments"], LIMIT).expect_code(0);
+    assert_eq!(service.stdout, "---\nbool success\nstring message");
     let described = run(&["msg", "show", "std_msgs/Header", "--json"], LIMIT)
         .expect_code(0)
         .json_lines();

@@ -23,8 +23,8 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
 /// Longest reason of Zenoh that is repeated, in characters.
 const REASON_CHARS_MAX: usize = 200;
-/// How long a peer waits for the addresses it connects to, in ms; then it goes on without them.
-const PEER_PATIENCE_MS: u32 = 1000;
+/// How long an address that does not answer is tried, in ms; a peer then goes on without it.
+const PATIENCE_MS: u32 = 2000;
 
 /// How the bus is reached.
 #[derive(Clone, Debug, clap::Args)]
@@ -120,8 +120,13 @@ impl Connect {
                 None | Some(Mode::Client) => BusMode::Client,
                 Some(Mode::Peer) => BusMode::Peer,
             },
+            connect_required: self.mode != Some(Mode::Peer),
             ..BusOptions::default()
         };
+        let mut usual = |key: &str, value: String| {
+            options.config_overrides.push((key.to_owned(), value));
+        };
+        usual("connect/timeout_ms", PATIENCE_MS.to_string());
         variables.apply(&mut options);
         let said = |key: &str| {
             let set = options.config_overrides.iter().rev();
@@ -150,10 +155,7 @@ impl Connect {
         match self.mode {
             None => {}
             Some(Mode::Client) => typed("mode", "\"client\"".to_owned()),
-            Some(Mode::Peer) => {
-                typed("mode", "\"peer\"".to_owned());
-                typed("connect/timeout_ms", PEER_PATIENCE_MS.to_string());
-            }
+            Some(Mode::Peer) => typed("mode", "\"peer\"".to_owned()),
         }
         Ok((options, address))
     }
@@ -175,7 +177,7 @@ fn shorten_to(text: &str, most: usize) -> String {
 
 fn nobody(address: &str) -> anyhow::Error {
     anyhow!(
-        "nobody answers at {address}: start the launch, it prints its address; then --connect ADDRESS"
+        "nobody answers at {address}: start a launch, which prints its address, or a router; then --connect ADDRESS"
     )
 }
 
@@ -236,7 +238,7 @@ mod tests {
                 None,
                 "",
                 LOCAL_ROUTER,
-                None,
+                Some(("connect/timeout_ms", "2000")),
                 "the router on this computer",
             ),
             (

@@ -4,7 +4,7 @@ use std::{borrow::Cow, path::PathBuf};
 
 use anyhow::Result;
 use llmasos_msgs::{
-    registry::{Registry, RegistryError, Type},
+    registry::{Registry, RegistryError, Service, Type},
     sniff,
 };
 
@@ -49,35 +49,81 @@ impl MsgPath {
     }
 }
 
+/// What a person names.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Interface<'r> {
+    /// A message, or one of the messages of a service.
+    Message(&'r Type),
+    /// A service.
+    Service(&'r Service),
+}
+
+/// The message or service a person names.
+///
+/// # Errors
+/// Wrong usage with the nearest known ones.
+pub(super) fn interface<'r>(registry: &'r Registry, name: &str) -> Result<Interface<'r>> {
+    let message = registry.find(name).map(Interface::Message);
+    let service = || registry.find_service(name).map(Interface::Service);
+    message
+        .or_else(service)
+        .ok_or_else(|| unknown(registry, name))
+}
+
 /// The type a person names: `std_msgs/String`, `std_msgs/msg/String`, `std_msgs::msg::dds_::String_`.
 ///
 /// # Errors
 /// Wrong usage with the nearest known types.
 pub(super) fn named<'r>(registry: &'r Registry, name: &str) -> Result<&'r Type> {
-    registry.find(name).ok_or_else(|| unknown(registry, name))
+    match interface(registry, name)? {
+        Interface::Message(found) => Ok(found),
+        Interface::Service(service) => {
+            let id = &service.id;
+            Err(wrong(format!(
+                "{id} is a service, not a message; its messages are {id}_Request and {id}_Response"
+            )))
+        }
+    }
+}
+
+/// Whether a type is a message of a service rather than one by itself.
+pub(super) fn is_part(found: &Type) -> bool {
+    found.id.contains("/srv/")
+}
+
+/// Ids of all messages and services.
+pub(super) fn ids(registry: &Registry) -> impl Iterator<Item = &str> {
+    let messages = registry.types().filter(|found| !is_part(found));
+    let services = registry.services().map(|service| service.id.as_str());
+    messages.map(|found| found.id.as_str()).chain(services)
 }
 
 fn unknown(registry: &Registry, name: &str) -> anyhow::Error {
+    let last = |id: &str| id.rsplit('/').next().unwrap_or(id).to_owned();
     let near = if name.contains(['/', ':', '.']) {
-        // `pkg/Name` is what people write; compared without `msg/` it is nearer to what they meant.
-        let slashes = name.replace("::", "/").replace('.', "/");
-        let full = match slashes.contains("/msg/") {
-            true => slashes,
-            false => slashes.replacen('/', "/msg/", 1),
+        // `pkg/Name` is what people write; compared without `msg/` or `srv/` it is nearer to what they meant.
+        let bare = |text: &str| {
+            text.replace("::", "/")
+                .replace('.', "/")
+                .replacen("/msg/", "/", 1)
+                .replacen("/srv/", "/", 1)
         };
-        let known = || registry.types().map(|known| known.name.as_str());
-        let same = known().find(|known| known.eq_ignore_ascii_case(&full));
-        same.or_else(|| nearest(&full, known())).map(str::to_owned)
+        let wanted = bare(name);
+        let same = ids(registry).find(|id| bare(id).eq_ignore_ascii_case(&wanted));
+        let short: Vec<(String, &str)> = ids(registry).map(|id| (bare(id), id)).collect();
+        let like = || {
+            let near = nearest(&wanted, short.iter().map(|(bare, _)| bare.as_str()))?;
+            short
+                .iter()
+                .find(|(bare, _)| bare == near)
+                .map(|(_, id)| *id)
+        };
+        same.or_else(like).map(str::to_owned)
     } else {
-        let names = registry.types().map(|known| known.definition.name.as_str());
-        nearest(name, names).map(|like| {
-            let called = registry
-                .types()
-                .filter(|known| known.definition.name == like);
-            let called: Vec<&str> = called
-                .map(|known| known.id.as_str())
-                .take(PROPOSED)
-                .collect();
+        let names: Vec<String> = ids(registry).map(last).collect();
+        nearest(name, names.iter().map(String::as_str)).map(|like| {
+            let called = ids(registry).filter(|id| last(id) == like);
+            let called: Vec<&str> = called.take(PROPOSED).collect();
             called.join(" or ")
         })
     };
@@ -136,6 +182,12 @@ mod tests {
                 "a slip without its package",
             ),
             ("Odometry", "nav_msgs/msg/Odometry?", "without its package"),
+            ("std_srvs/Trigge", "std_srvs/srv/Trigger?", "a service"),
+            (
+                "std_srvs/srv/Trigger",
+                "Trigger_Request",
+                "a service where a message is wanted",
+            ),
             ("qqqqqqqq", "msg list", "nothing like it"),
             ("", "msg list", "nothing at all"),
             (&"x/".repeat(5000), "", "a long one is cut"),

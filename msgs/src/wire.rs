@@ -213,8 +213,12 @@ impl Wire for NoFields {
         Self
     }
 
+    /// ROS 2 writes one byte; hiroz writes a struct without fields as no byte at all, and nothing is lost by reading that too.
     fn read_into(&mut self, reader: &mut Reader<'_>, _bound: Option<usize>) -> Result<(), Fault> {
-        u8::read(reader, None).map(drop)
+        match reader.left() {
+            0 => Ok(()),
+            _ => u8::read(reader, None).map(drop),
+        }
     }
 
     fn end(&self, at: usize) -> usize {

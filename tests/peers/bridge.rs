@@ -16,7 +16,9 @@ use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
 
 use crate::{
-    READY_LIMIT, STEP_LIMIT, alone, edge,
+    READY_LIMIT, STEP_LIMIT, alone,
+    commands::Shell,
+    edge,
     harness::{Process, descendants, llmasos},
     models::folder,
     network::Network,
@@ -254,6 +256,15 @@ fn jazzy_and_kilted_drive_speak_and_hear_through_the_bridge() {
             is_clear,
         );
     }
+    Shell {
+        endpoint: ROUTER,
+        domain: DOMAIN,
+        network: Some(&stage.network),
+    }
+    .looks_around(
+        &["/ego/jazzy", "/ego/kilted", "/ego/gate"],
+        "behind a bridge",
+    );
     sound_and_pictures_are_understood(&stage);
     a_takeover_clears(&stage);
     a_killed_gate_clears(&stage);

@@ -11,6 +11,7 @@
 //! | zenoh-cli 0.7.0, curl at the REST plugin | zenoh_clients | puts text, JSON and CDR everywhere, asks | what a contract accepts is taken from a person, and the rest refused |
 //! | pyzeros 0.1.0, hiroz 0.2.1 | rmw_zenoh | see the graph, drive, speak, hear, call; both ways | a ROS 2 node on rmw_zenoh is served, and served by |
 //! | a Zenoh session that is told every byte | rmw_zenoh | samples, tokens and questions no good node would send | what is wrong is told, and costs no node |
+//! | a simulator in Python | simulator | /clock at 10 and 1000 Hz, pause, jump back, CARLA's dialect | the graph lives in simulated time |
 //! | people reading and speaking | voices | twelve recordings with transcripts | people are understood |
 //!
 //! The `ros2` command and the original rmw_zenoh_cpp are not here: no registry has them.
@@ -21,12 +22,14 @@
 )]
 
 mod bridge;
+mod commands;
 #[path = "../harness.rs"]
 mod harness;
 #[path = "../models.rs"]
 mod models;
 mod network;
 mod rmw_zenoh;
+mod simulator;
 mod stage;
 mod verdict;
 mod voices;

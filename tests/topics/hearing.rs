@@ -1,6 +1,9 @@
 //! Listening verbs: list, info, type, find, echo, hz, bw, delay, and the nodes.
 
-use super::peer::{DDS, HASH, HI, Heard, Peer, data_key, only};
+use llmasos_nodes::bus::{Bus, BusOptions, Qos};
+
+use super::peer::{DDS, HASH, HI, Heard, LIMIT, Peer, data_key, only};
+use crate::harness::{Process, llmasos};
 
 #[test]
 fn a_plain_key_is_heard_counted_and_decoded_by_the_type_that_is_given() {
@@ -435,4 +438,49 @@ fn a_type_that_comes_in_a_folder_is_shown_and_published() {
         heard.all(1),
         [b"\0\x01\0\0\x01\0\0\0\x02\0\0\0\x07\0".to_vec()]
     );
+}
+
+#[test]
+fn what_was_published_before_is_asked_for_where_publishers_keep_it() {
+    // The same session holds the cache: an advanced publisher, as rmw_zenoh declares one for TRANSIENT_LOCAL.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let options = BusOptions {
+        listen: vec!["tcp/127.0.0.1:0".to_owned()],
+        ..Default::default()
+    };
+    let bus = runtime.block_on(Bus::open(&options)).unwrap();
+    let _held = runtime.block_on(async {
+        let publisher = bus
+            .raw_publisher(&format!("/{}", data_key("/demo/latched")), Qos::LATCHED)
+            .await
+            .unwrap();
+        let key = format!(
+            "@ros2_lv/0/{}/0/1/MP/%/%demo/talker/%demo%latched/{DDS}/{HASH}/:1:,1:,:,:,,",
+            bus.session_id()
+        );
+        let token = bus.declare_token(&key).await.unwrap();
+        publisher.put(HI.to_vec()).await.unwrap();
+        (publisher, token)
+    });
+    let run = |extra: &[&str]| {
+        let mut command = llmasos();
+        command
+            .args(["topic", "echo", "/demo/latched", "--once", "--timeout"])
+            .args(extra)
+            .args(["--connect", &bus.listening()[0]])
+            .env_remove("ROS_DOMAIN_ID");
+        Process::start(&mut command).finish(LIMIT)
+    };
+    assert_eq!(run(&["20"]).expect_code(0).stdout, "data: hi\n---");
+    let volatile = run(&["1", "--qos-durability", "volatile"]).expect_code(1);
+    assert!(
+        volatile.stderr.contains("though it is announced"),
+        "who asks for nothing earlier gets nothing: {}",
+        volatile.stderr
+    );
+    runtime.block_on(bus.close(LIMIT));
 }

@@ -1,7 +1,7 @@
 //! `llmasos msg`: message definitions, and messages between CDR and JSON. Needs no bus and no ROS 2.
 //!
 //! ```text
-//! msg list            the types that are known          msg decode TYPE < CDR   JSON
+//! msg list            messages and services              msg decode TYPE < CDR   JSON
 //! msg show TYPE       its definition, nested ones below    msg encode TYPE < JSON  CDR
 //! msg hash TYPE       RIHS01, the version that rmw_zenoh compares
 //! ```
@@ -17,7 +17,7 @@ use serde_json::json;
 
 use super::{
     output::{line, piped},
-    types::{MsgPath, named},
+    types::{Interface, MsgPath, ids, interface},
     usage::settle,
 };
 
@@ -37,7 +37,7 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
-    /// The types that are known
+    /// The messages and services that are known
     #[command(after_help = "Example: llmasos msg list geometry_msgs --json")]
     List(ListArgs),
     /// A definition, with those within it
@@ -67,7 +67,7 @@ struct ListArgs {
 
 #[derive(Debug, clap::Args)]
 struct HashArgs {
-    /// The types
+    /// Messages or services
     #[arg(value_name = "TYPE", required = true)]
     types: Vec<String>,
     #[command(flatten)]
@@ -94,26 +94,34 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 fn list(args: &ListArgs) -> Result<ExitCode> {
     let registry = args.definitions.registry()?;
     let wanted = args.part.as_deref().unwrap_or_default().to_lowercase();
-    let mut found = 0;
-    for known in registry.types() {
-        if !known.id.to_lowercase().contains(&wanted) {
+    let mut found: Vec<&str> = ids(&registry).collect();
+    found.retain(|id| id.to_lowercase().contains(&wanted));
+    found.sort_unstable();
+    for id in &found {
+        if !args.json {
+            line(id)?;
             continue;
         }
-        found += 1;
-        if args.json {
-            let definition = &known.definition;
-            line(
-                &json!({
-                    "type": known.name, "id": known.id, "package": definition.package, "name": definition.name,
-                    "hash": registry.hash_of(known), "fields": definition.fields.len(),
-                })
+        let (kind, name, package, hash) = match interface(&registry, id)? {
+            Interface::Message(known) => (
+                "message",
+                &known.name,
+                &known.definition.package,
+                Some(registry.hash_of(known)),
+            ),
+            Interface::Service(known) => (
+                "service",
+                &known.name,
+                &known.definition.package,
+                registry.service_hash(id),
+            ),
+        };
+        line(
+            &json!({ "type": name, "id": id, "kind": kind, "package": package, "hash": hash })
                 .to_string(),
-            )?;
-        } else {
-            line(&known.id)?;
-        }
+        )?;
     }
-    if found == 0 {
+    if found.is_empty() {
         eprintln!("note: no type contains {wanted:?}; --msg-path DIR adds definitions");
         return Ok(ExitCode::FAILURE);
     }
@@ -123,16 +131,23 @@ fn list(args: &ListArgs) -> Result<ExitCode> {
 fn hash(args: &HashArgs) -> Result<ExitCode> {
     let registry = args.definitions.registry()?;
     for name in &args.types {
-        let found = named(&registry, name)?;
-        let hash = registry.hash_of(found);
+        let (name, id, hash) = match interface(&registry, name)? {
+            Interface::Message(found) => {
+                say_others(&registry, found);
+                (&found.name, &found.id, registry.hash_of(found))
+            }
+            Interface::Service(service) => {
+                let hash = registry.service_hash(&service.id).unwrap_or_default();
+                (&service.name, &service.id, hash)
+            }
+        };
         if args.json {
-            line(&json!({ "type": found.name, "id": found.id, "hash": hash }).to_string())?;
+            line(&json!({ "type": name, "id": id, "hash": hash }).to_string())?;
         } else if args.types.len() == 1 {
             line(&hash)?;
         } else {
-            line(&format!("{hash}  {}", found.id))?;
+            line(&format!("{hash}  {id}"))?;
         }
-        say_others(&registry, found);
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -5,14 +5,14 @@ use std::process::ExitCode;
 use anyhow::Result;
 use llmasos_msgs::{
     definition::{Base, Definition},
-    registry::{Registry, Type},
+    registry::{Registry, Service, Type},
 };
 use serde_json::{Value, json};
 
 use super::{
     super::{
         output::line,
-        types::{MsgPath, named},
+        types::{Interface, MsgPath, interface},
         usage::wrong,
     },
     say_others,
@@ -26,9 +26,10 @@ const LINES_MAX: usize = 20_000;
 #[command(after_help = "Examples:
   llmasos msg show llmasos_msgs/GateVerdict
   llmasos msg show nav_msgs/Odometry --no-comments
+  llmasos msg show std_srvs/Trigger
   llmasos msg show std_msgs/Header --json        the type description that is hashed")]
 pub(super) struct Args {
-    /// The type
+    /// A message or a service
     #[arg(value_name = "TYPE")]
     type_name: String,
     /// Show the comments of the messages within it too
@@ -55,17 +56,9 @@ enum Comments {
 /// Runs the verb.
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let registry = args.definitions.registry()?;
-    let found = named(&registry, &args.type_name)?;
+    let found = interface(&registry, &args.type_name)?;
     if args.json {
-        let described: Value = serde_json::from_str(&registry.description(found))?;
-        line(
-            &json!({
-                "type": found.name, "id": found.id, "hash": registry.hash_of(found),
-                "type_description": described["type_description"],
-                "referenced_type_descriptions": described["referenced_type_descriptions"],
-            })
-            .to_string(),
-        )?;
+        line(&as_json(&registry, found)?.to_string())?;
         return Ok(ExitCode::SUCCESS);
     }
     let comments = match (args.all_comments, args.no_comments) {
@@ -74,10 +67,50 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         (false, false) => Comments::Outermost,
     };
     let mut lines = Vec::new();
-    write(&registry, found, comments, 0, &mut lines)?;
+    match found {
+        Interface::Message(found) => {
+            write(&registry, found, comments, 0, &mut lines)?;
+            say_others(&registry, found);
+        }
+        Interface::Service(service) => {
+            for (index, part) in parts(&registry, service).into_iter().enumerate() {
+                if index > 0 {
+                    lines.push("---".to_owned());
+                }
+                write(&registry, part, comments, 0, &mut lines)?;
+            }
+        }
+    }
     line(&lines.join("\n"))?;
-    say_others(&registry, found);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Request and response.
+fn parts<'r>(registry: &'r Registry, service: &Service) -> Vec<&'r Type> {
+    let parts = [registry.request(service), registry.response(service)];
+    parts.into_iter().flatten().collect()
+}
+
+fn as_json(registry: &Registry, found: Interface<'_>) -> Result<Value> {
+    let message = |found: &Type| -> Result<Value> {
+        let described: Value = serde_json::from_str(&registry.description(found))?;
+        Ok(json!({
+            "type": found.name, "id": found.id, "hash": registry.hash_of(found),
+            "type_description": described["type_description"],
+            "referenced_type_descriptions": described["referenced_type_descriptions"],
+        }))
+    };
+    match found {
+        Interface::Message(found) => message(found),
+        Interface::Service(service) => {
+            let parts = parts(registry, service).into_iter().map(message);
+            let parts: Vec<Value> = parts.collect::<Result<_>>()?;
+            Ok(json!({
+                "type": service.name, "id": service.id, "hash": registry.service_hash(&service.id),
+                "request": parts.first(), "response": parts.get(1),
+            }))
+        }
+    }
 }
 
 /// The lines of a definition; the registry has refused definitions that contain themselves.

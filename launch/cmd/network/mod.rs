@@ -141,6 +141,7 @@ impl Network {
                 network.add_node(node, Route::Bridge);
             }
         }
+        network.name_bridged();
         for answer in launches {
             let Some(launch) = described::launch(answer) else {
                 continue;
@@ -240,6 +241,37 @@ impl Network {
             gid: None,
             routes: vec![Route::Bridge],
         });
+    }
+
+    /// A bridge announces one endpoint for all nodes behind it; its admin space says which these are.
+    fn name_bridged(&mut self) {
+        let mut behind: BTreeMap<&(Role, String, String), Vec<&String>> = BTreeMap::new();
+        let bridged = self
+            .nodes
+            .iter()
+            .filter(|(_, node)| node.routes.contains(&Route::Bridge));
+        for (name, node) in bridged {
+            for endpoint in &node.endpoints {
+                behind.entry(endpoint).or_default().push(name);
+            }
+        }
+        let mut named = Vec::with_capacity(self.endpoints.len());
+        for endpoint in std::mem::take(&mut self.endpoints) {
+            let key = (
+                endpoint.role,
+                endpoint.name.clone(),
+                endpoint.type_name.clone(),
+            );
+            let is_bridged = endpoint.node.is_none() && endpoint.routes == [Route::Bridge];
+            match behind.get(&key).filter(|_| is_bridged) {
+                None => named.push(endpoint),
+                Some(nodes) => named.extend(nodes.iter().map(|node| Endpoint {
+                    node: Some((*node).clone()),
+                    ..endpoint.clone()
+                })),
+            }
+        }
+        self.endpoints = named;
     }
 
     /// Endpoints of a launch's node; one that is also on rmw_zenoh is the same endpoint by another way.
@@ -404,6 +436,14 @@ mod tests {
             network.count("/chatter", Role::Subscription),
             1,
             "through the bridge"
+        );
+        let listener = network
+            .of_name("/chatter")
+            .find(|endpoint| endpoint.role == Role::Subscription);
+        assert_eq!(
+            listener.unwrap().node.as_deref(),
+            Some("/listener"),
+            "named by the admin space"
         );
         assert_eq!(network.types("/ego/odometry"), ["nav_msgs/msg/Odometry"]);
         assert!(

@@ -24,7 +24,7 @@ use super::{
         usage::wrong,
     },
     BACKLOG,
-    listen::{Patience, history, listen, pause, seconds, silence},
+    listen::{Patience, history, listen, pause, seconds, silence, word_while_waiting},
     name::{Keyed, Name},
     payload::{Content, content, hex, stamp_ns},
     typing::{Told, Types, TypesFrom},
@@ -143,13 +143,21 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode> {
     let began = Instant::now();
     let outcome = {
         let (stop, end, silent) = (stopped(), pause(duration), pause(limit));
-        tokio::pin!(stop, end, silent);
+        let word = word_while_waiting(limit);
+        tokio::pin!(stop, end, silent, word);
+        let mut is_said = false;
         loop {
             tokio::select! {
                 ended = &mut stop => break ended.map(|()| true),
                 () = &mut end => break Ok(true),
                 () = &mut silent, if course.shown + course.unreadable == 0 => {
                     break Err(silence(&name, known, limit.unwrap_or_default(), &reached));
+                }
+                () = &mut word, if !is_said => {
+                    is_said = true;
+                    if course.shown + course.unreadable == 0 {
+                        eprintln!("note: no message on {} yet; Ctrl-C ends", name.shown);
+                    }
                 }
                 Some(arrival) = messages.recv() => {
                     match show(args, &types, &arrival, &mut course) {

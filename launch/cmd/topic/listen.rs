@@ -23,6 +23,8 @@ use super::{
 const COPIES_KEPT: usize = 64;
 /// How long to wait for the first message of a topic that nobody announces.
 const UNKNOWN_LIMIT: Duration = Duration::from_secs(5);
+/// After how long without a first message a word is said.
+const WORD_AFTER: Duration = Duration::from_secs(3);
 /// Longest time that may be asked for, in seconds: a day.
 pub(super) const SECONDS_MAX: f64 = 86_400.0;
 
@@ -150,6 +152,14 @@ pub(super) async fn pause(limit: Option<Duration>) {
         Some(limit) => tokio::time::sleep(limit).await,
         None => std::future::pending().await,
     }
+}
+
+/// Says once, where there is no limit, that it still waits.
+pub(super) async fn word_while_waiting(limit: Option<Duration>) {
+    if limit.is_some() {
+        return std::future::pending().await;
+    }
+    tokio::time::sleep(WORD_AFTER).await;
 }
 
 /// What to say when nothing was heard.

@@ -18,7 +18,7 @@ use super::{
         output::line,
         usage::wrong,
     },
-    listen::{Patience, listen, pause, seconds, silence},
+    listen::{Patience, listen, pause, seconds, silence, word_while_waiting},
     name::Name,
     series::WINDOW_MAX,
 };
@@ -156,7 +156,9 @@ async fn follow<M: Meter>(
     limit: Option<Duration>,
 ) -> Result<()> {
     let (stop, end, silent) = (stopped(), pause(duration), pause(limit));
-    tokio::pin!(stop, end, silent);
+    let word = word_while_waiting(limit);
+    tokio::pin!(stop, end, silent, word);
+    let mut is_said = false;
     let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + PERIOD, PERIOD);
     let mut told = 0;
     loop {
@@ -165,6 +167,12 @@ async fn follow<M: Meter>(
             () = &mut end => return Ok(()),
             () = &mut silent, if lock(shared).count == 0 => {
                 return Err(silence(name, known, limit.unwrap_or_default(), reached));
+            }
+            () = &mut word, if !is_said => {
+                is_said = true;
+                if lock(shared).count == 0 {
+                    eprintln!("note: no message on {} yet; Ctrl-C ends", name.shown);
+                }
             }
             _ = tick.tick() => {
                 let (count, report, fault) = {

@@ -502,9 +502,7 @@ mod tests {
         let endpoints = config.expect("valid").get_json("connect/endpoints");
         assert_eq!(endpoints.expect("set"), r#"["tcp/10.0.0.5:7447"]"#);
         for (key, value) in [("no/such/key", "1"), ("mode", "client"), ("mode", "")] {
-            let error = configuration(&with(key, value), &[])
-                .err()
-                .expect("refused");
+            let error = configuration(&with(key, value), &[]).expect_err("refused");
             assert!(error.to_string().contains(key), "{error}");
         }
     }
