@@ -6,6 +6,7 @@
 //! |---|---|---|---|
 //! | zenoh-bridge-ros2dds 1.10.2 | bridge | carries DDS to Zenoh and back, dies and returns | we are reachable from any DDS node, and go on without it |
 //! | rclpy of Jazzy and of Kilted on Fast DDS | bridge | drives, speaks, plays sound, shows pictures; hears mirrors, limits, diagnostics | a ROS 2 node without our types is served |
+//! | rosidl's generator of Jazzy and of Kilted | hashes | hashes our definitions | the hashes in our keys are those of ROS 2 |
 //! | rosbags 0.11.9 | verdict, bridge | reads and writes CDR by our .msg files | the bytes are those of the definitions |
 //! | eclipse-zenoh 1.10.2 (Python) | verdict, zenoh_clients | text into a running launch | a plain Zenoh client is understood |
 //! | zenoh-cli 0.7.0, curl at the REST plugin | zenoh_clients | puts text, JSON and CDR everywhere, asks | what a contract accepts is taken from a person, and the rest refused |
@@ -25,6 +26,7 @@ mod bridge;
 mod commands;
 #[path = "../harness.rs"]
 mod harness;
+mod hashes;
 #[path = "../models.rs"]
 mod models;
 mod network;
