@@ -1,4 +1,5 @@
 //! Benchmarks: numbers that the README may quote, printed by the command that measured them.
 
+pub mod bus;
 pub mod cdr;
 pub mod nodes;

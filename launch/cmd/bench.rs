@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
+mod bus;
 mod cdr;
 mod nodes;
 
@@ -28,6 +29,14 @@ Medians over the rounds; one round before them is not counted. Nothing else shou
 Medians over the rounds; one round before them is not counted. `copies` says how many times a plain copy of the same bytes into a new
 buffer a way takes.")]
     Cdr(cdr::Args),
+    /// A node's typed publisher and subscriber beside plain Zenoh, between two processes
+    #[command(after_help = "Example: cargo run --release -- bench bus --assert
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 a target was missed and --assert was given. Nothing else should run.")]
+    Bus(bus::Args),
+    /// The other process of `bench bus`
+    #[command(hide = true)]
+    BusEcho(bus::EchoArgs),
 }
 
 /// Runs the verb.
@@ -38,5 +47,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     match &args.verb {
         Verb::Nodes(args) => nodes::run(args),
         Verb::Cdr(args) => cdr::run(args),
+        Verb::Bus(args) => bus::run(args),
+        Verb::BusEcho(args) => bus::run_echo(args),
     }
 }

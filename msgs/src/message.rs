@@ -35,6 +35,22 @@ pub trait Message:
             .map_err(|fault| fault.of(Self::TYPE))
     }
 
+    /// Reads CDR that stands in several parts, as Zenoh hands over what came in fragments. Accepts and refuses exactly what
+    /// [`Message::decode`] does with the parts joined, and saves the joining.
+    ///
+    /// # Errors
+    /// As [`Message::decode`].
+    fn decode_parts(parts: &[&[u8]]) -> Result<Self, DecodeError> {
+        match parts {
+            [] => Self::decode(&[]),
+            [whole] => Self::decode(whole),
+            [first, ..] if first.len() < HEADER_BYTES => Self::decode(&parts.concat()),
+            parts => Reader::open_parts(parts)
+                .and_then(|mut reader| Self::read(&mut reader, None))
+                .map_err(|fault| fault.of(Self::TYPE)),
+        }
+    }
+
     /// Writes CDR, little-endian, header `00 01 00 00`: one allocation of the right size.
     ///
     /// # Errors

@@ -152,11 +152,19 @@ pub(crate) enum Bounds {
     Ignored,
 }
 
-/// A position in the body of a CDR payload.
+/// A position in the body of a CDR payload, which may stand in several parts: Zenoh keeps what came in fragments as it came, and a
+/// picture is copied once if it is read from there, twice if it is joined first.
 #[derive(Clone, Debug)]
 pub struct Reader<'a> {
+    /// The part that is read now.
     body: &'a [u8],
+    /// Byte of that part.
     at: usize,
+    /// Bytes of the body before that part.
+    before: usize,
+    /// Parts after it, and their bytes.
+    rest: &'a [&'a [u8]],
+    rest_bytes: usize,
     big_endian: bool,
     bounds: Bounds,
 }
@@ -186,9 +194,30 @@ impl<'a> Reader<'a> {
         Ok(Self {
             body,
             at: 0,
+            before: 0,
+            rest: &[],
+            rest_bytes: 0,
             big_endian,
             bounds: Bounds::Enforced,
         })
+    }
+
+    /// Checks size and header of a payload in parts, the first of which holds the whole header.
+    ///
+    /// # Errors
+    /// As [`Reader::open`].
+    pub(crate) fn open_parts(parts: &'a [&'a [u8]]) -> Result<Self, Fault> {
+        let found: usize = parts.iter().map(|part| part.len()).sum();
+        if found > MAX_MESSAGE_BYTES {
+            return Err(DecodeError::new(0, Problem::TooLarge { found }));
+        }
+        let Some((first, rest)) = parts.split_first() else {
+            return Self::open(&[]);
+        };
+        let mut reader = Self::open(first)?;
+        reader.rest = rest;
+        reader.rest_bytes = found - first.len();
+        Ok(reader)
     }
 
     pub(crate) fn with_bounds(mut self, bounds: Bounds) -> Self {
@@ -199,13 +228,13 @@ impl<'a> Reader<'a> {
     /// Byte of the payload, header included.
     #[must_use]
     pub fn offset(&self) -> usize {
-        HEADER_BYTES + self.at
+        HEADER_BYTES + self.before + self.at
     }
 
     /// Bytes that are left.
     #[must_use]
     pub fn left(&self) -> usize {
-        self.body.len() - self.at
+        self.body.len() - self.at + self.rest_bytes
     }
 
     #[inline]
@@ -220,11 +249,61 @@ impl<'a> Reader<'a> {
     /// Skips padding; what it contains is nobody's business.
     #[inline]
     fn align(&mut self, alignment: usize) {
-        let aligned = self.at.next_multiple_of(alignment);
-        self.at = aligned.min(self.body.len());
+        let aligned = (self.before + self.at).next_multiple_of(alignment) - self.before;
+        if aligned <= self.body.len() {
+            self.at = aligned;
+        } else {
+            self.go_to(aligned);
+        }
     }
 
-    /// The next `count` bytes, borrowed.
+    /// Goes to a byte counted from the start of this part, which may lie in a later one; not beyond the end.
+    #[cold]
+    fn go_to(&mut self, mut at: usize) {
+        while at >= self.body.len()
+            && let Some((next, rest)) = self.rest.split_first()
+        {
+            at -= self.body.len();
+            self.before += self.body.len();
+            self.rest_bytes -= next.len();
+            (self.body, self.rest) = (next, rest);
+        }
+        self.at = at.min(self.body.len());
+    }
+
+    /// True if the next `count` bytes stand in one part. Leaves a part that is read to its end.
+    fn is_whole(&mut self, count: usize) -> bool {
+        if self.at == self.body.len() && !self.rest.is_empty() {
+            self.go_to(self.at);
+        }
+        count <= self.body.len() - self.at || count > self.left()
+    }
+
+    /// Copies the next bytes from as many parts as they take.
+    ///
+    /// # Errors
+    /// [`Problem::Truncated`].
+    #[cold]
+    fn copy(&mut self, to: &mut [u8]) -> Result<(), Fault> {
+        if to.len() > self.left() {
+            let (expected, found) = (to.len(), self.left());
+            return Err(self.fault(Problem::Truncated { expected, found }));
+        }
+        let mut done = 0;
+        while done < to.len() {
+            let here = &self.body[self.at..];
+            let count = here.len().min(to.len() - done);
+            to[done..done + count].copy_from_slice(&here[..count]);
+            done += count;
+            self.at += count;
+            if done < to.len() {
+                self.go_to(self.at);
+            }
+        }
+        Ok(())
+    }
+
+    /// The next `count` bytes, borrowed: they must stand in one part, which is so unless the payload was opened in parts.
     ///
     /// # Errors
     /// [`Problem::Truncated`].
@@ -251,10 +330,29 @@ impl<'a> Reader<'a> {
                 Ok(*bytes)
             }
             None => {
-                let (expected, found) = (N, self.left());
-                Err(self.fault(Problem::Truncated { expected, found }))
+                let mut bytes = [0; N];
+                self.copy(&mut bytes)?;
+                Ok(bytes)
             }
         }
+    }
+
+    /// As many of the next `count` values of `size` bytes as stand whole in this part, aligned, borrowed as bytes in wire
+    /// order. Fewer than `count` only in a payload in parts: the next one is then read as a scalar.
+    ///
+    /// # Errors
+    /// [`Problem::Truncated`] if not all of them are there.
+    pub(crate) fn run(&mut self, size: usize, count: usize) -> Result<&'a [u8], Fault> {
+        if count == 0 {
+            return Ok(&[]);
+        }
+        self.align(size);
+        let bytes = count.saturating_mul(size);
+        if self.is_whole(bytes) {
+            return self.take(bytes);
+        }
+        let here = self.body.len() - self.at;
+        self.take(here - here % size)
     }
 
     /// `count` values of `size` bytes each, aligned, borrowed as bytes in wire order.
@@ -314,19 +412,43 @@ impl<'a> Reader<'a> {
     /// As [`Reader::length`], and [`Problem::Utf8`].
     pub fn text(&mut self, bound: Option<usize>) -> Result<&'a str, Fault> {
         let length = self.length(1, None)?;
+        self.text_of(length, bound)
+    }
+
+    fn text_of(&mut self, length: usize, bound: Option<usize>) -> Result<&'a str, Fault> {
         let start = self.clone();
         let bytes = self.take(length)?;
+        start.checked(bytes, bound)
+    }
+
+    /// The text of a string that begins here, without its NUL.
+    fn checked<'b>(&self, bytes: &'b [u8], bound: Option<usize>) -> Result<&'b str, Fault> {
         let bytes = bytes.strip_suffix(&[0]).unwrap_or(bytes);
         // The NUL counts in the length on the wire but not in the bound.
         let found = bytes.len();
         if let Some(expected) = bound.filter(|&b| found > b && self.bounds == Bounds::Enforced) {
-            return Err(start.fault(Problem::Bound { expected, found }));
+            return Err(self.fault(Problem::Bound { expected, found }));
         }
         std::str::from_utf8(bytes).map_err(|error| {
             let wrong = error.valid_up_to();
             let found = bytes.get(wrong).copied().unwrap_or(0);
-            DecodeError::new(start.offset() + wrong, Problem::Utf8 { found })
+            DecodeError::new(self.offset() + wrong, Problem::Utf8 { found })
         })
+    }
+
+    /// As [`Reader::text`], copied, and also across parts.
+    ///
+    /// # Errors
+    /// As [`Reader::text`].
+    pub(crate) fn string(&mut self, bound: Option<usize>) -> Result<String, Fault> {
+        let length = self.length(1, None)?;
+        if self.is_whole(length) {
+            return self.text_of(length, bound).map(str::to_owned);
+        }
+        let start = self.clone();
+        let mut bytes = vec![0; length];
+        self.copy(&mut bytes)?;
+        start.checked(&bytes, bound).map(str::to_owned)
     }
 
     /// Reads a field, and puts its name into an error.

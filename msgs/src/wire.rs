@@ -112,6 +112,24 @@ pub(crate) fn is_native(reader: &Reader<'_>) -> bool {
     reader.is_big_endian() != NATIVE
 }
 
+/// Appends numbers given as their bytes on the wire: one copy, without filling in zeros first.
+fn append<T: Number>(list: &mut Vec<T>, bytes: &[u8], native: bool) {
+    let start = list.len();
+    match bytemuck::try_cast_slice::<u8, T>(bytes) {
+        Ok(numbers) => list.extend_from_slice(numbers),
+        Err(_) => list.extend(
+            bytes
+                .chunks_exact(size_of::<T>())
+                .map(bytemuck::pod_read_unaligned::<T>),
+        ),
+    }
+    if !native {
+        for number in &mut list[start..] {
+            *number = number.swapped();
+        }
+    }
+}
+
 /// Numbers: one, or many in one copy, in either byte order.
 macro_rules! numbers {
     ($($rust:ty),*) => {$(
@@ -138,28 +156,29 @@ macro_rules! numbers {
             }
 
             fn read_many(reader: &mut Reader<'_>, count: usize) -> Result<Vec<Self>, Fault> {
-                let bytes = reader.scalars(size_of::<$rust>(), count)?;
-                if is_native(reader) {
-                    // Where the address allows it, a copy that fills no zeros first.
-                    if let Ok(numbers) = bytemuck::try_cast_slice::<u8, Self>(bytes) {
-                        return Ok(numbers.to_vec());
-                    }
-                    return Ok(bytemuck::pod_collect_to_vec(bytes));
-                }
-                let mut list: Vec<Self> = bytemuck::pod_collect_to_vec(bytes);
-                for number in &mut list {
-                    *number = number.swapped();
+                let bytes = reader.run(size_of::<$rust>(), count)?;
+                let mut list = Vec::with_capacity(count);
+                append(&mut list, bytes, is_native(reader));
+                while list.len() < count {
+                    // The next one begins in one part of the payload and may end in another.
+                    list.push(Self::read(reader, None)?);
+                    let bytes = reader.run(size_of::<$rust>(), count - list.len())?;
+                    append(&mut list, bytes, is_native(reader));
                 }
                 Ok(list)
             }
 
             fn fill(reader: &mut Reader<'_>, places: &mut [Self]) -> Result<(), Fault> {
-                let bytes = reader.scalars(size_of::<$rust>(), places.len())?;
-                bytemuck::cast_slice_mut::<Self, u8>(places).copy_from_slice(bytes);
+                let bytes = reader.run(size_of::<$rust>(), places.len())?;
+                let (whole, split) = places.split_at_mut(bytes.len() / size_of::<$rust>());
+                bytemuck::cast_slice_mut::<Self, u8>(whole).copy_from_slice(bytes);
                 if !is_native(reader) {
-                    for place in places {
+                    for place in whole {
                         *place = place.swapped();
                     }
+                }
+                for place in split {
+                    place.read_into(reader, None)?;
                 }
                 Ok(())
             }
@@ -213,8 +232,12 @@ impl Wire for NoFields {
         Self
     }
 
+    /// ROS 2 writes one byte; hiroz writes a struct without fields as no byte at all, and nothing is lost by reading that too.
     fn read_into(&mut self, reader: &mut Reader<'_>, _bound: Option<usize>) -> Result<(), Fault> {
-        u8::read(reader, None).map(drop)
+        match reader.left() {
+            0 => Ok(()),
+            _ => u8::read(reader, None).map(drop),
+        }
     }
 
     fn end(&self, at: usize) -> usize {
@@ -262,7 +285,7 @@ impl Wire for String {
     }
 
     fn read_into(&mut self, reader: &mut Reader<'_>, bound: Option<usize>) -> Result<(), Fault> {
-        *self = reader.text(bound)?.to_owned();
+        *self = reader.string(bound)?;
         Ok(())
     }
 

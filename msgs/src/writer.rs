@@ -1,7 +1,7 @@
 //! Writes CDR: little-endian, plain, padding of zeros, alignment counted from after the header.
 //!
 //! Generated messages say first how long they will be ([`crate::wire::Wire::end`]), so a message is one allocation of the
-//! right size, and a picture in it is one copy. The dynamic path learns the length while it writes; [`Limited`] holds it
+//! right size, and a picture in it is one copy. The dynamic path learns the length while it writes; a counter holds it
 //! to the limit. The bytes are those of the crate `cdr` and of Fast-CDR with zeroed padding; tests compare them.
 
 use crate::limits::MAX_MESSAGE_BYTES;

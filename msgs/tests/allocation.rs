@@ -128,6 +128,10 @@ fn a_picture_is_copied_once() {
         cdr.len()
     );
     assert!(calls <= 3, "{calls} allocations");
+    let parts: Vec<&[u8]> = cdr.chunks(65_000).collect();
+    let (decoded, peak, _) = measure(|| sensor_msgs::Image::decode_parts(&parts).unwrap());
+    assert_eq!(decoded, image);
+    assert!(peak < image.data.len() + 4096, "{peak} bytes from parts");
     let scan = std_msgs::Float32MultiArray {
         data: vec![0.5; 1 << 20],
         ..Default::default()

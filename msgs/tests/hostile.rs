@@ -29,7 +29,24 @@ fn check_truncation<M: Message>() {
     let cdr = cdr_of(M::DEFINITION);
     for length in 0..cdr.len() {
         let cut = &cdr[..length];
-        let error = M::decode(cut).expect_err(M::TYPE);
+        let error = match M::decode(cut) {
+            Err(error) => error,
+            // The one byte of a message without fields may be missing: nothing is lost with it.
+            Ok(message) => {
+                assert_eq!(
+                    message.encode().unwrap(),
+                    cdr,
+                    "{}: cut at {length}",
+                    M::TYPE
+                );
+                assert!(length >= 4 && cdr[length..] == [0], "{}", M::TYPE);
+                assert_eq!(
+                    cdr_to_json(M::DEFINITION, cut).as_ref(),
+                    Ok(&message.to_json())
+                );
+                continue;
+            }
+        };
         assert_eq!(error.type_name, M::TYPE);
         assert!(error.offset <= length, "{error}");
         match error.problem {

@@ -108,6 +108,45 @@ fn every_type_reads_and_writes_what_rosbags_does() {
     every_type!(check_vector);
 }
 
+/// The bytes in parts of every small size, with an empty one between, and cut short: as if they were joined.
+fn check_parts<M: Message>() {
+    let (_, cdr) = vector(M::DEFINITION);
+    let big = cdr::serialize::<_, _, cdr::CdrBe>(&M::decode(&cdr).unwrap(), cdr::Infinite).unwrap();
+    for bytes in [
+        cdr.as_slice(),
+        &big,
+        &cdr[..cdr.len() / 2],
+        &cdr[..cdr.len() - 1],
+    ] {
+        for size in [1, 2, 3, 4, 5, 7, 8, 13, 64] {
+            let mut parts: Vec<&[u8]> = bytes.chunks(size).collect();
+            parts.insert(parts.len() / 2, &[]);
+            parts.push(&[]);
+            assert_eq!(
+                M::decode_parts(&parts),
+                M::decode(bytes),
+                "{} by {size}",
+                M::TYPE
+            );
+            let (first, rest) = bytes.split_at(bytes.len().min(4));
+            let mut parts = vec![first];
+            parts.extend(rest.chunks(size));
+            assert_eq!(
+                M::decode_parts(&parts),
+                M::decode(bytes),
+                "{} by {size}",
+                M::TYPE
+            );
+        }
+    }
+}
+
+#[test]
+fn every_type_is_read_from_parts() {
+    every_type!(check_parts);
+    assert!(UUID::decode_parts(&[]).is_err() && UUID::decode_parts(&[&[], &[]]).is_err());
+}
+
 fn check_fast_cdr<M: Message>(count: &mut usize) {
     if let Some(bytes) = FAST_CDR.get(M::DEFINITION) {
         let expected = M::decode(&vector(M::DEFINITION).1).unwrap();

@@ -1,6 +1,10 @@
 //! A node's topics on the ROS lane, seen by a plain Zenoh session that speaks rmw_zenoh's format by hand.
 //!
 //! What real implementations make of it stands in tests/peers; here every byte and every kind of bad input is looked at.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on has failed; clippy's own switch does not reach helpers of test crates"
+)]
 
 use std::{
     sync::{Arc, Mutex},
@@ -24,7 +28,7 @@ use zenoh::{Session, sample::Sample};
 
 const LIMIT: Duration = Duration::from_secs(20);
 const TEXT: &str = "std_msgs/msg/String";
-const PRESSURE: &str = "0/t/x/std_msgs::msg::dds_::String_";
+const KEY: &str = "0/t/x/std_msgs::msg::dds_::String_";
 
 /// One of our sessions that takes part in the graph, and somebody else's that does not know us.
 struct Pair {
@@ -81,6 +85,9 @@ impl Pair {
             .sum()
     }
 }
+
+/// Key, payload, attachment, whether it is taken, why.
+type Case = (String, Vec<u8>, Option<Vec<u8>>, bool, &'static str);
 
 fn contract(durability: Durability) -> TopicContract {
     TopicContract {
@@ -215,30 +222,30 @@ async fn an_input_takes_what_others_send_and_refuses_the_rest() {
     let mut port = pair.port(&contract(Durability::Volatile)).await;
     let hash = hash::of::<std_msgs::String>();
     // Samples of one publisher on one link keep their order, so the last one says when all are through.
-    let cases: Vec<(String, Vec<u8>, Option<Vec<u8>>, bool, &str)> = vec![
+    let cases: Vec<Case> = vec![
         (
-            format!("{PRESSURE}/{hash}"),
+            format!("{KEY}/{hash}"),
             cdr("1"),
             attachment(1),
             true,
             "rmw_zenoh",
         ),
         (
-            format!("{PRESSURE}/*"),
+            format!("{KEY}/*"),
             cdr("2"),
             attachment(1),
             true,
             "CARLA: any hash, a constant attachment",
         ),
         (
-            format!("{PRESSURE}/*"),
+            format!("{KEY}/*"),
             cdr("3"),
             attachment(1),
             true,
             "CARLA again",
         ),
         (
-            format!("{PRESSURE}/TypeHashNotSupported"),
+            format!("{KEY}/TypeHashNotSupported"),
             cdr("4"),
             attachment(2),
             true,
@@ -252,42 +259,42 @@ async fn an_input_takes_what_others_send_and_refuses_the_rest() {
             "every domain at once",
         ),
         (
-            format!("{PRESSURE}/{hash}"),
+            format!("{KEY}/{hash}"),
             cdr("6"),
             None,
             true,
             "no attachment",
         ),
         (
-            format!("{PRESSURE}/RIHS01_{}", "0".repeat(64)),
+            format!("{KEY}/RIHS01_{}", "0".repeat(64)),
             cdr("7"),
             attachment(4),
             false,
             "another version",
         ),
         (
-            format!("{PRESSURE}/{hash}"),
+            format!("{KEY}/{hash}"),
             cdr("8"),
             Some(vec![1]),
             false,
             "an attachment of one byte",
         ),
         (
-            format!("{PRESSURE}/{hash}"),
+            format!("{KEY}/{hash}"),
             b"text".to_vec(),
             attachment(5),
             false,
             "text on a ROS key, though the contract takes text",
         ),
         (
-            format!("{PRESSURE}/{hash}"),
+            format!("{KEY}/{hash}"),
             b"{\"data\":\"json\"}".to_vec(),
             attachment(6),
             false,
             "JSON on a ROS key",
         ),
         (
-            format!("{PRESSURE}/{hash}"),
+            format!("{KEY}/{hash}"),
             vec![0, 1, 0, 0, 255, 255],
             attachment(7),
             false,
@@ -301,7 +308,7 @@ async fn an_input_takes_what_others_send_and_refuses_the_rest() {
             "text on the plain key",
         ),
         (
-            format!("{PRESSURE}/{hash}"),
+            format!("{KEY}/{hash}"),
             cdr("last"),
             attachment(8),
             true,

@@ -16,11 +16,13 @@ use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
 
 use crate::{
-    READY_LIMIT, STEP_LIMIT, alone, edge,
+    READY_LIMIT, STEP_LIMIT, alone,
+    commands::Shell,
+    edge,
     harness::{Process, descendants, llmasos},
     models::folder,
     network::Network,
-    peer,
+    peer, until_ready,
 };
 
 const VEHICLE: &str = "tests/data/launch/vehicle.yaml";
@@ -109,6 +111,14 @@ fn start_bridge(network: &Network, configuration: &Path) -> Process {
     bridge
 }
 
+fn start_launch(network: &Network) -> Process {
+    let mut command = llmasos();
+    command
+        .args(["launch", VEHICLE, "--json", "--duration", "600"])
+        .arg(format!("router:={ROUTER}"));
+    Process::start(&mut network.inside(&command))
+}
+
 impl Stage {
     /// The bridge and both nodes first, so that they hear what a gate says when it starts.
     fn set() -> Stage {
@@ -124,22 +134,10 @@ impl Stage {
         std::fs::write(&file, text.to_string()).unwrap();
         let bridge = start_bridge(&network, &file);
         let nodes = ["jazzy", "kilted"].map(|distro| RosNode::start(&network, distro));
-        let command = || {
-            let mut command = llmasos();
-            command.args([
-                "launch",
-                VEHICLE,
-                "--json",
-                "--duration",
-                "600",
-                &format!("router:={ROUTER}"),
-            ]);
-            command
-        };
         for node in &nodes {
             node.matched(0, CLEAR);
         }
-        let launch = Process::start(&mut network.inside(&command()));
+        let launch = start_launch(&network);
         Stage {
             launch,
             nodes,
@@ -237,11 +235,7 @@ fn jazzy_and_kilted_drive_speak_and_hear_through_the_bridge() {
     }
     diagnostics_come_every_second(&stage);
     stage.nodes[0].order(&json!({ "drive": AUTONOMOUS }));
-    stage
-        .launch
-        .wait_for_json("the vehicle's motion at the advisor", STEP_LIMIT, |line| {
-            edge(line, "advisor", "ego: odometry").is_some_and(|count| count.handled > 0)
-        });
+    until_it_drives(&stage, [0, 0]);
     stage.all_hear([0, 0], VERDICT, "that nothing was advised", |data| {
         data["verdict_name"] == "NO_ADVICE" && data["rule"] != "ego_missing"
     });
@@ -254,11 +248,30 @@ fn jazzy_and_kilted_drive_speak_and_hear_through_the_bridge() {
             is_clear,
         );
     }
+    Shell {
+        endpoint: ROUTER,
+        domain: DOMAIN,
+        network: Some(&stage.network),
+    }
+    .looks_around(&["/ego/jazzy", "/ego/kilted", "/ego/gate"], "jazzy");
     sound_and_pictures_are_understood(&stage);
     a_takeover_clears(&stage);
     a_killed_gate_clears(&stage);
     a_bridge_that_restarts_carries_again(&mut stage);
-    the_end_clears(stage);
+    the_end_clears(&mut stage);
+    a_killed_launcher_clears(&mut stage);
+}
+
+/// Waits until, after these marks, words of both nodes reach us and the vehicle's motion the advisor.
+fn until_it_drives(stage: &Stage, marks: [usize; 2]) {
+    for (node, mark) in stage.nodes.iter().zip(marks) {
+        node.matched(mark, TEXT);
+    }
+    stage
+        .launch
+        .wait_for_json("the vehicle's motion at the advisor", STEP_LIMIT, |line| {
+            edge(line, "advisor", "ego: odometry").is_some_and(|count| count.handled > 0)
+        });
 }
 
 fn diagnostics_come_every_second(stage: &Stage) {
@@ -370,11 +383,12 @@ fn a_bridge_that_restarts_carries_again(stage: &mut Stage) {
     stage.slow_down(&stage.nodes[1]);
 }
 
-fn the_end_clears(stage: Stage) {
+fn the_end_clears(stage: &mut Stage) {
     let marks = stage.marks();
     stage.launch.signal(Signal::SIGINT);
     stage.all_hear(marks, CLEAR, "a clear at the end", is_clear);
-    let finished = stage.launch.finish(STEP_LIMIT).expect_code(0);
+    let ended = std::mem::replace(&mut stage.launch, Process::start(&mut Command::new("true")));
+    let finished = ended.finish(STEP_LIMIT).expect_code(0);
     let lines = finished.json_lines();
     let restarts = &lines.last().unwrap()["summary"]["restarts"];
     for (node, count) in restarts.as_object().unwrap() {
@@ -385,4 +399,21 @@ fn the_end_clears(stage: Stage) {
             "only the gate was killed: {restarts}"
         );
     }
+}
+
+/// Nobody is left to say it but the gate itself, which its parent's death tells to end.
+fn a_killed_launcher_clears(stage: &mut Stage) {
+    let marks = stage.marks();
+    stage.launch = start_launch(&stage.network);
+    until_ready(&stage.launch, &["speech", "advisor", "language", "gate"]);
+    until_it_drives(stage, marks);
+    stage.slow_down(&stage.nodes[1]);
+    let marks = stage.marks();
+    stage.launch.signal(Signal::SIGKILL);
+    stage.all_hear(
+        marks,
+        CLEAR,
+        "a clear when the launcher is killed",
+        is_clear,
+    );
 }

@@ -6,11 +6,13 @@
 //! |---|---|---|---|
 //! | zenoh-bridge-ros2dds 1.10.2 | bridge | carries DDS to Zenoh and back, dies and returns | we are reachable from any DDS node, and go on without it |
 //! | rclpy of Jazzy and of Kilted on Fast DDS | bridge | drives, speaks, plays sound, shows pictures; hears mirrors, limits, diagnostics | a ROS 2 node without our types is served |
+//! | rosidl's generator of Jazzy and of Kilted | hashes | hashes our definitions | the hashes in our keys are those of ROS 2 |
 //! | rosbags 0.11.9 | verdict, bridge | reads and writes CDR by our .msg files | the bytes are those of the definitions |
 //! | eclipse-zenoh 1.10.2 (Python) | verdict, zenoh_clients | text into a running launch | a plain Zenoh client is understood |
 //! | zenoh-cli 0.7.0, curl at the REST plugin | zenoh_clients | puts text, JSON and CDR everywhere, asks | what a contract accepts is taken from a person, and the rest refused |
 //! | pyzeros 0.1.0, hiroz 0.2.1 | rmw_zenoh | see the graph, drive, speak, hear, call; both ways | a ROS 2 node on rmw_zenoh is served, and served by |
 //! | a Zenoh session that is told every byte | rmw_zenoh | samples, tokens and questions no good node would send | what is wrong is told, and costs no node |
+//! | a simulator in Python | simulator | /clock at 10 and 1000 Hz, pause, jump back, CARLA's dialect | the graph lives in simulated time |
 //! | people reading and speaking | voices | twelve recordings with transcripts | people are understood |
 //!
 //! The `ros2` command and the original rmw_zenoh_cpp are not here: no registry has them.
@@ -21,12 +23,15 @@
 )]
 
 mod bridge;
+mod commands;
 #[path = "../harness.rs"]
 mod harness;
+mod hashes;
 #[path = "../models.rs"]
 mod models;
 mod network;
 mod rmw_zenoh;
+mod simulator;
 mod stage;
 mod verdict;
 mod voices;

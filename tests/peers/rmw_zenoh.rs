@@ -16,7 +16,9 @@ use llmasos_nodes::clock;
 use serde_json::{Value, json};
 
 use crate::{
-    STEP_LIMIT, alone, edge,
+    STEP_LIMIT, alone,
+    commands::Shell,
+    edge,
     harness::Process,
     peer,
     stage::{Router, Stage, refused},
@@ -28,10 +30,8 @@ const OPEN: &str = "tests/data/launch/open.yaml";
 const DOMAIN: &str = "7";
 const TEXT: &str = "llmasos/speech/text";
 const STRING: &str = "std_msgs::msg::dds_::String_";
-/// What the real rosidl generator prints for `std_msgs/String` and `nav_msgs/Odometry`.
+/// What the real rosidl generator prints for `std_msgs/String`.
 const STRING_HASH: &str = "RIHS01_df668c740482bbd48fb39d76a70dfd4bd59db1288021743503259e948f6b1a18";
-const ODOMETRY_HASH: &str =
-    "RIHS01_3cc97dc7fb7502f8714462c526d369e35b603cfc34d946e3f2eda2766dfec6e0";
 const ANOTHER_HASH: &str =
     "RIHS01_0000000000000000000000000000000000000000000000000000000000000000";
 const NO_HASH: &str = "TypeHashNotSupported";
@@ -150,6 +150,15 @@ fn pyzeros_and_hiroz_are_in_one_graph_with_us() {
             |line| line["answered"]["success"] == true,
         );
     }
+    Shell {
+        endpoint: &stage.router.endpoint,
+        domain: DOMAIN,
+        network: None,
+    }
+    .looks_around(
+        &["/pyzeros", "/hiroz", "/ego/gate", "/ego/speech"],
+        "pyzeros",
+    );
     let hand = Hand::of(&stage.router);
     our_attachments_are_exact(&hand);
     a_late_subscriber_gets_what_is_latched(&hand);
@@ -272,7 +281,8 @@ fn our_attachments_are_exact(hand: &Hand) {
     let chunks: Vec<&str> = token["token"].as_str().unwrap().split('/').collect();
     assert_eq!(chunks.len(), 13, "{token}");
     assert_eq!(&chunks[7..9], ["%ego", "gate"], "{token}");
-    let mark = hand.order(json!({ "listen": "7/ego/llmasos/gate/verdict/**" }));
+    let mark =
+        hand.order(json!({ "listen": format!("7/ego/llmasos/gate/verdict/{}/*", chunks[10]) }));
     let (first, behind) = hand
         .process
         .wait_for_json_after(mark, "a verdict", STEP_LIMIT, |line| {
@@ -511,9 +521,10 @@ fn humble_is_understood_and_a_latched_input_waits_for_us() {
             token.contains("%open%llmasos%gate%verdict") && token.contains(NO_HASH)
         })
     });
-    // A node of a later distribution on the same topic: the two would exchange nothing, and that is said.
+    // A node of a later distribution wants what we publish: the two would exchange nothing, and that is said.
     let mark = stage.launch.mark();
-    hand.order(json!({ "declare": format!("@ros2_lv/7/abc/0/1/MP/%/%/late/%open%odometry/nav_msgs::msg::dds_::Odometry_/{ODOMETRY_HASH}/::,10:,:,:,,") }));
-    refused(&stage, mark, "odometry", &["summary"], "Humble");
+    let verdict = "%open%llmasos%gate%verdict/llmasos_msgs::msg::dds_::GateVerdict_";
+    hand.order(json!({ "declare": format!("@ros2_lv/7/abc/0/1/MS/%/%/late/{verdict}/{ANOTHER_HASH}/::,10:,:,:,,") }));
+    refused(&stage, mark, "llmasos/gate/verdict", &["gate"], "Humble");
     end(stage);
 }

@@ -288,6 +288,38 @@ fn questions_are_answered(stage: &Stage) {
         finish(&mut stage.zenoh(&["get", "-s", "@llmasos/**", "--decoder", "json"])).expect_code(0);
     assert!(got.stdout.contains("policy_sha256"), "{}", got.stdout);
 
+    let say = stage.key("llmasos/say");
+    let got =
+        finish(&mut stage.zenoh(&["get", "-s", &say, "-v", "slow down", "--decoder", "json"]))
+            .expect_code(0);
+    assert!(
+        got.stdout.contains("success") && got.stdout.contains("SLOW_DOWN"),
+        "a service is asked with words: {}",
+        got.stdout
+    );
+    let request = llmasos_msgs::llmasos_msgs::SayRequest {
+        text: "pull over".into(),
+    }
+    .encode()
+    .unwrap();
+    let got = finish(&mut stage.zenoh(&[
+        "get",
+        "-s",
+        &say,
+        "-v",
+        &BASE64_STANDARD.encode(request),
+        "--encoder",
+        "base64",
+        "--decoder",
+        "base64",
+    ]))
+    .expect_code(0);
+    let answer = llmasos_msgs::llmasos_msgs::SayResponse::decode(
+        &BASE64_STANDARD.decode(got.stdout.trim()).unwrap(),
+    )
+    .unwrap();
+    assert!(answer.success, "and with CDR, as a bridge asks: {answer:?}");
+
     for (mirror, decoder, of) in [
         ("@json", "json", "JSON for people"),
         ("json", "base64", "a std_msgs/String for ROS 2 nodes"),

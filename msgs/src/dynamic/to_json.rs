@@ -54,6 +54,10 @@ impl Walk<'_> {
         if is_uuid(found) {
             return UUID::read(&mut self.reader, None).map(|uuid| Value::String(uuid.to_string()));
         }
+        if found.definition.is_empty() && self.reader.left() == 0 {
+            // hiroz writes no byte at all: see `crate::wire::NoFields`.
+            return Ok(Value::Object(Map::new()));
+        }
         let mut object = Map::new();
         for (field, link) in found.definition.fields.iter().zip(&found.links) {
             let value = self

@@ -5,7 +5,7 @@ use crate::message::messages;
 
 messages! {
     ///
-    /// One step of a service call, as service introspection publishes it on <service>/_service_event.
+    /// One step of a service call, as service introspection publishes it on the topic SERVICE/_service_event.
     #[derive(Copy, Eq, Hash, PartialOrd, Ord)]
     ServiceEventInfo: "service_msgs/msg/ServiceEventInfo", stamp stamp {
         "`uint8`" event_type: u8;

@@ -154,6 +154,11 @@ impl Bus {
         })
     }
 
+    /// The Zenoh session itself: to measure what everything else here costs.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
     /// The time of this graph.
     pub fn clock(&self) -> &Clock {
         &self.clock

@@ -104,7 +104,9 @@ mod tests {
     fn a_course_is_what_its_values_say() {
         let back = |ms| Move::Back(Duration::from_millis(ms));
         let leap = |s| Move::Leap(Duration::from_secs(s));
-        let cases: &[(&[i64], Move, (i64, i64, u32), &str)] = &[
+        /// Values; the last move; time, time run and epoch after it; why.
+        type Case = (&'static [i64], Move, (i64, i64, u32), &'static str);
+        let cases: &[Case] = &[
             (&[0], Move::Onward, (0, 0, 0), "zero: not begun"),
             (
                 &[0, 50 * MS],
