@@ -115,12 +115,20 @@ async fn say(bus: &Bus, topic: &str, payload: Vec<u8>) {
     publisher.put(payload).await.unwrap();
 }
 
-/// A session that talks through whoever listens on `port`: a router, or the launcher. As a peer it would hear the launcher and not the
-/// gate, which listens nowhere: peers do not forward to peers.
+/// A session that talks through whoever listens on `port`: a router, or the launcher.
 async fn client(port: u16) -> Bus {
+    session(BusMode::Client, port).await
+}
+
+/// A session that meets whoever listens on `port` and is told of the others there: peers pass nothing on, so it has to meet the gate itself.
+async fn peer(port: u16) -> Bus {
+    session(BusMode::Peer, port).await
+}
+
+async fn session(mode: BusMode, port: u16) -> Bus {
     Bus::open(&BusOptions {
         namespace: "ego".into(),
-        mode: BusMode::Client,
+        mode,
         connect: vec![format!("tcp/127.0.0.1:{port}")],
         ..Default::default()
     })
@@ -210,7 +218,10 @@ async fn a_limit_ends_with_the_launcher() {
     let port = free_port();
     let process = launch(&[&format!("port:={port}")], &[]);
     until_said(&process, "gate", "ready");
-    let autoware = client(port).await;
+    let autoware = peer(port).await;
+    // The launcher listens to everything and is met first; what is said before the gate is met only the launcher hears.
+    let mut verdicts: Ear<GateVerdict> = Ear::open(&autoware, "llmasos/gate/verdict").await;
+    verdicts.until("the gate itself", PATIENCE, |_| true).await;
     let mut clears: Ear<VelocityLimitClearCommand> =
         Ear::open(&autoware, CLEAR_VELOCITY_LIMIT_TOPIC).await;
     set_limit(&autoware).await;

@@ -44,8 +44,9 @@ pub fn bus(graph: &Graph, parent: Option<&str>, environment: &RosEnvironment) ->
         } else {
             BusMode::Peer
         },
+        // A child listens too: peers pass nothing on to each other, so whoever meets the launcher must be able to meet the gate.
         listen: if parent.is_some() {
-            Vec::new()
+            vec!["tcp/127.0.0.1:0".to_owned()]
         } else {
             zenoh.listen.clone()
         },
