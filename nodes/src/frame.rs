@@ -42,11 +42,15 @@ impl Frame {
 
 impl FromBus for Frame {
     fn from_cdr(type_name: &str, cdr: &[u8]) -> Result<Self, String> {
+        Self::from_cdr_parts(type_name, &[cdr])
+    }
+
+    fn from_cdr_parts(type_name: &str, parts: &[&[u8]]) -> Result<Self, String> {
         match type_name {
-            Image::TYPE => Image::decode(cdr)
+            Image::TYPE => Image::decode_parts(parts)
                 .map(Frame::Raw)
                 .map_err(|error| error.to_string()),
-            CompressedImage::TYPE => CompressedImage::decode(cdr)
+            CompressedImage::TYPE => CompressedImage::decode_parts(parts)
                 .map(Frame::Compressed)
                 .map_err(|error| error.to_string()),
             other => Err(format!("expected an image, found {other}")),

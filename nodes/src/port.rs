@@ -51,6 +51,17 @@ pub trait FromBus: Sized + Send + 'static {
     /// A sentence that says what was expected and what was found.
     fn from_cdr(type_name: &str, cdr: &[u8]) -> Result<Self, String>;
 
+    /// Decodes CDR that stands in the fragments it came in; whoever can saves joining them.
+    ///
+    /// # Errors
+    /// As [`FromBus::from_cdr`].
+    fn from_cdr_parts(type_name: &str, parts: &[&[u8]]) -> Result<Self, String> {
+        match parts {
+            [whole] => Self::from_cdr(type_name, whole),
+            parts => Self::from_cdr(type_name, &parts.concat()),
+        }
+    }
+
     /// Reads the JSON form of the ROS type the contract names.
     ///
     /// # Errors
@@ -63,13 +74,17 @@ pub trait FromBus: Sized + Send + 'static {
 
 impl<M: Message> FromBus for M {
     fn from_cdr(type_name: &str, cdr: &[u8]) -> Result<Self, String> {
+        Self::from_cdr_parts(type_name, &[cdr])
+    }
+
+    fn from_cdr_parts(type_name: &str, parts: &[&[u8]]) -> Result<Self, String> {
         if type_name != M::TYPE {
             return Err(format!(
                 "expected a port for {}, found a topic of {type_name}",
                 M::TYPE
             ));
         }
-        M::decode(cdr).map_err(|error| error.to_string())
+        M::decode_parts(parts).map_err(|error| error.to_string())
     }
 
     fn from_json(_type_name: &str, value: &Value) -> Result<Self, String> {
@@ -278,11 +293,11 @@ impl<M: FromBus> Port<M> {
             (self.epoch, self.last_stamp_ns) = (now.epoch, None);
         }
         let arrival = &waiting.arrival;
-        let payload = arrival.payload.to_bytes();
+        let parts: Vec<&[u8]> = arrival.payload.slices().collect();
         let message = match (waiting.lane, &self.subject) {
-            (Lane::Ros, Some(subject)) => decode_ros(&self.contract, subject, arrival, &payload)?,
+            (Lane::Ros, Some(subject)) => decode_ros(&self.contract, subject, arrival, &parts)?,
             (Lane::Ros | Lane::Plain, _) => {
-                decode::<M>(&self.contract, &arrival.encoding, &payload, now.now_ns)?
+                decode_plain::<M>(&self.contract, &arrival.encoding, &parts, now.now_ns)?
             }
         };
         let Some(stamp_ns) = message.stamp_ns() else {
@@ -368,12 +383,14 @@ fn decode_ros<M: FromBus>(
     contract: &TopicContract,
     subject: &Subject,
     arrival: &Arrival,
-    payload: &[u8],
+    parts: &[&[u8]],
 ) -> Result<M, String> {
     if let Some(Err(error)) = &arrival.attachment {
         return Err(error.to_string());
     }
-    match sniff::classify(&arrival.encoding, payload).map_err(|error| error.to_string())? {
+    // CDR shows in its first bytes.
+    let first = parts.first().copied().unwrap_or_default();
+    match sniff::classify(&arrival.encoding, first).map_err(|error| error.to_string())? {
         sniff::Form::Cdr => {}
         sniff::Form::Json(_) => return Err("expected CDR on a ROS 2 key, found JSON".to_owned()),
         sniff::Form::Text(_) => return Err("expected CDR on a ROS 2 key, found text".to_owned()),
@@ -381,15 +398,34 @@ fn decode_ros<M: FromBus>(
     let hash = DataKey::parse(&arrival.key).map_or_else(|| "*".to_owned(), |key| key.hash);
     let same = hash == subject.hash || hash == "*" || hash == NOT_SUPPORTED;
     if same || subject.hash == NOT_SUPPORTED {
-        return M::from_cdr(&contract.type_name, payload);
+        return M::from_cdr_parts(&contract.type_name, parts);
     }
     // Two packages may share a name; the hash tells which one this is.
     match Registry::builtin().with_hash(&subject.type_name, &hash) {
-        Some(found) => M::from_cdr(&found.id, payload),
+        Some(found) => M::from_cdr_parts(&found.id, parts),
         None => Err(format!(
             "expected {} of hash {}, found hash {hash}: another version of the message",
             subject.type_name, subject.hash
         )),
+    }
+}
+
+/// Decodes a payload that may stand in fragments: CDR from there, so that a picture is copied once; anything else joined.
+fn decode_plain<M: FromBus>(
+    contract: &TopicContract,
+    encoding: &str,
+    parts: &[&[u8]],
+    now_ns: i64,
+) -> Result<M, String> {
+    match parts {
+        [whole] => decode(contract, encoding, whole, now_ns),
+        [first, ..]
+            if contract.accept.contains(&Accept::Cdr)
+                && matches!(sniff::classify(encoding, first), Ok(sniff::Form::Cdr)) =>
+        {
+            M::from_cdr_parts(&contract.type_name, parts)
+        }
+        parts => decode(contract, encoding, &parts.concat(), now_ns),
     }
 }
 

@@ -1,8 +1,8 @@
 //! Arbitrary bytes into everything that reads them: no panic, no disagreement, no memory beyond a multiple of the input.
 //!
 //! The first byte says what the rest is: CDR of a type, JSON of a type, a payload of unknown form, the text of a `.msg` or
-//! `.srv` file, a name, key, token or attachment. What decodes is encoded again, compared with the crate `cdr`, with the dynamic decoder and with the
-//! message read in place. The limit on memory is libFuzzer's (2 GB), the limit on time its `-timeout`.
+//! `.srv` file, a name, key, token or attachment. What decodes is encoded again, compared with the crate `cdr`, with the dynamic decoder, with the
+//! message read in place and with the message read from parts. The limit on memory is libFuzzer's (2 GB), the limit on time its `-timeout`.
 //!
 //! ```text
 //! cargo install cargo-fuzz
@@ -72,6 +72,18 @@ static SMALL: LazyLock<Registry> = LazyLock::new(|| {
 fn typed<M: Message>(cdr: &[u8]) {
     let ambiguous = Registry::builtin().variants(M::DEFINITION).count() > 1;
     let dynamic = cdr_to_json(M::DEFINITION, cdr);
+    let size = 1 + cdr.len() % 9;
+    let parts: Vec<&[u8]> = cdr.chunks(size).collect();
+    let start = cdr.len().min(4);
+    let mut header_first = vec![&cdr[..start]];
+    header_first.extend(cdr[start..].chunks(size));
+    for parts in [parts, header_first] {
+        match (M::decode_parts(&parts), M::decode(cdr)) {
+            (Ok(parts), Ok(whole)) => assert_eq!(parts.encode(), whole.encode(), "{}", M::TYPE),
+            (Err(parts), Err(whole)) => assert_eq!(parts, whole),
+            (parts, whole) => panic!("{}: {} {}", M::TYPE, parts.is_ok(), whole.is_ok()),
+        }
+    }
     let Ok(message) = M::decode(cdr) else {
         assert!(ambiguous || dynamic.is_err(), "{}", M::TYPE);
         return;
