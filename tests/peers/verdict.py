@@ -4,26 +4,15 @@ usage: verdict.py ENDPOINT NAMESPACE TEXT    prints the first PULL_OVER verdict 
 """
 
 import json
-import pathlib
 import sys
 import threading
 
 import zenoh
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+
+from definitions import typestore
 
 ENDPOINT, NAMESPACE, TEXT = sys.argv[1:4]
-DEFINITIONS = pathlib.Path("msgs/msg/llmasos_msgs/msg")
 PULL_OVER = 4
-
-
-def typestore():
-    """rosbags' own types plus ours, from the same definitions that a ROS 2 user builds."""
-    store = get_typestore(Stores.ROS2_JAZZY)
-    types = {}
-    for path in sorted(DEFINITIONS.glob("*.msg")):
-        types.update(get_types_from_msg(path.read_text(), f"llmasos_msgs/msg/{path.stem}"))
-    store.register(types)
-    return store
 
 
 def main():

@@ -197,6 +197,9 @@ fn every_input_takes_what_its_contract_accepts_from_every_client() {
     questions_are_answered(&stage);
 }
 
+/// A name and how to say a text by it.
+type Way<'a> = (&'a str, &'a dyn Fn(&str));
+
 /// Every way to say a sentence ends as the same command; its transcript tells which one it was.
 fn texts_become_commands(stage: &Stage) {
     let key = stage.key(TEXT);
@@ -205,7 +208,7 @@ fn texts_become_commands(stage: &Stage) {
         assert!(!text.is_empty());
         stage.zenoh_put(encoder, &[(key.clone(), value)]);
     };
-    let ways: [(&str, &dyn Fn(&str)); 8] = [
+    let ways: [Way<'_>; 8] = [
         ("zenoh text", &|text| put(text, "text", text.to_owned())),
         ("zenoh json", &|text| {
             put(text, "json", json!({ "data": text }).to_string())
