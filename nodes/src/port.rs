@@ -24,6 +24,7 @@ use llmasos_msgs::{
     Message, Registry,
     builtin_interfaces::Time,
     hash::NOT_SUPPORTED,
+    reader::HEADER_BYTES,
     rmw_zenoh::{DataKey, Durability, EntityKind, Gid},
     sniff,
 };
@@ -293,7 +294,13 @@ impl<M: FromBus> Port<M> {
             (self.epoch, self.last_stamp_ns) = (now.epoch, None);
         }
         let arrival = &waiting.arrival;
-        let parts: Vec<&[u8]> = arrival.payload.slices().collect();
+        let mut parts: Vec<&[u8]> = arrival.payload.slices().collect();
+        let joined;
+        if parts.len() > 1 && parts[0].len() < HEADER_BYTES {
+            // No transport does this; the form shows only in a whole header.
+            joined = parts.concat();
+            parts = vec![&joined];
+        }
         let message = match (waiting.lane, &self.subject) {
             (Lane::Ros, Some(subject)) => decode_ros(&self.contract, subject, arrival, &parts)?,
             (Lane::Ros | Lane::Plain, _) => {
@@ -708,6 +715,49 @@ mod tests {
             json!([1]),
             "no object, no place"
         );
+    }
+
+    #[test]
+    fn fragments_are_read_as_if_joined() {
+        let hello = |accept: Vec<Accept>| TopicContract {
+            topic: "speech".to_owned(),
+            type_name: "std_msgs/msg/String".to_owned(),
+            rate_hz: None,
+            event: true,
+            max_age: None,
+            lifespan: None,
+            accept,
+            queue: QueuePolicy::Latest,
+            qos: llmasos_msgs::rmw_zenoh::QosProfile::default(),
+        };
+        let all = vec![Accept::Cdr, Accept::Json, Accept::Text];
+        const CDR: &[u8] = b"\0\x01\0\0\x06\0\0\0hello\0";
+        const CASES: &[(&str, &[u8], bool, bool)] = &[
+            ("CDR", CDR, true, true),
+            ("JSON", br#"{"data": "hello"}"#, true, false),
+            ("text", b"hello", true, false),
+            ("CDR that is cut", b"\0\x01\0\0\x06\0\0\0h", false, false),
+            ("no text", b"hell\xff", false, false),
+        ];
+        for (what, payload, accepted, by_cdr_only) in CASES {
+            for size in [1, 3, 4, 5, 64] {
+                let parts: Vec<&[u8]> = payload.chunks(size).collect();
+                let read = |contract: &TopicContract| {
+                    decode_plain::<llmasos_msgs::std_msgs::String>(contract, "", &parts, 1)
+                };
+                let found = read(&hello(all.clone()));
+                assert_eq!(found.is_ok(), *accepted, "{what} by {size}: {found:?}");
+                if let Ok(message) = found {
+                    assert_eq!(message.data, "hello", "{what} by {size}");
+                }
+                let strict = read(&hello(vec![Accept::Cdr]));
+                assert_eq!(
+                    strict.is_ok(),
+                    *by_cdr_only,
+                    "{what} by {size} where only CDR is taken"
+                );
+            }
+        }
     }
 
     #[test]
