@@ -97,7 +97,7 @@ pub fn parse(token: &str) -> Option<Bridged> {
     let name = chunks.next()?.replace(SLASH, "/");
     let type_name = chunks.next()?.replace(SLASH, "/");
     let (qos, hash) = match chunks.next() {
-        Some(chunk) => qos(chunk),
+        Some(chunk) => qos(kind, chunk),
         None => (None, None),
     };
     (!name.is_empty() && !type_name.is_empty()).then(|| Bridged {
@@ -125,9 +125,9 @@ impl fmt::Display for Bridged {
     }
 }
 
-/// The bridge numbers its QoS as DDS does: reliability 1 is reliable, durability 1 transient local, an empty field the default
-/// (best effort, volatile, keep last).
-fn qos(chunk: &str) -> (Option<QosProfile>, Option<String>) {
+/// The bridge numbers its QoS as DDS does: reliability 1 is reliable, durability 1 transient local, history 1 keep all. An empty field is
+/// DDS's default: writers are reliable, readers best effort; volatile; keep last 1.
+fn qos(kind: BridgedKind, chunk: &str) -> (Option<QosProfile>, Option<String>) {
     let mut fields = chunk.splitn(5, ':');
     let _keyed = fields.next();
     let (reliability, durability, history) = (fields.next(), fields.next(), fields.next());
@@ -136,17 +136,20 @@ fn qos(chunk: &str) -> (Option<QosProfile>, Option<String>) {
         .and_then(|data| data.split(';').find_map(|pair| pair.strip_prefix(HASH_KEY)))
         .map(str::to_owned);
     let profile = || {
-        let (kind, depth) = history?.split_once(',').unwrap_or(("", "1"));
+        let (keep, depth) = history?.split_once(',').unwrap_or(("", "1"));
         Some(QosProfile {
             reliability: match reliability? {
                 "0" => Reliability::BestEffort,
+                "" if kind == BridgedKind::Endpoint(EntityKind::Subscription) => {
+                    Reliability::BestEffort
+                }
                 _ => Reliability::Reliable,
             },
             durability: match durability? {
                 "1" => Durability::TransientLocal,
                 _ => Durability::Volatile,
             },
-            history: match kind {
+            history: match keep {
                 "1" => History::KeepAll,
                 _ => History::KeepLast,
             },
@@ -178,6 +181,31 @@ mod tests {
             "@/64b577aa/@ros2_lv/MP/demo§chatter/std_msgs§msg§String"
         );
         assert_eq!(bridge("@/64b577aa/@ros2_lv"), Some("64b577aa"));
+        let reliability = |token: &str| parse(token).unwrap().qos.unwrap().reliability;
+        for (token, expected, why) in [
+            (
+                "@/64b5/@ros2_lv/MP/a/b/::1:0,5",
+                Reliability::Reliable,
+                "a writer's default",
+            ),
+            (
+                "@/64b5/@ros2_lv/MS/a/b/::1:0,5",
+                Reliability::BestEffort,
+                "a reader's default",
+            ),
+            (
+                "@/64b5/@ros2_lv/MS/a/b/:1::0,5",
+                Reliability::Reliable,
+                "as it says",
+            ),
+            (
+                "@/64b5/@ros2_lv/MP/a/b/:0::0,5",
+                Reliability::BestEffort,
+                "as it says",
+            ),
+        ] {
+            assert_eq!(reliability(token), expected, "{why}");
+        }
     }
 
     #[test]

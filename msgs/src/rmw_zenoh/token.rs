@@ -70,7 +70,7 @@ pub struct Entity {
     pub node_id: u32,
     /// Number of the entity in its session; that of the node for a node.
     pub id: u32,
-    /// Security enclave without slashes around it; empty for none.
+    /// Security enclave with its slash; empty for none.
     pub enclave: String,
     /// Namespace of the node with its slash: `/` or `/ego`.
     pub namespace: String,
@@ -163,7 +163,11 @@ impl Entity {
             session: chunks[2].to_owned(),
             node_id: number(chunks[3], "a node number")?,
             id: number(chunks[4], "an entity number")?,
-            enclave: unmangled(chunks[6]).trim_matches('/').to_owned(),
+            // A chunk cannot be empty: % alone is no enclave.
+            enclave: match chunks[6] {
+                "%" => String::new(),
+                enclave => unmangled(enclave),
+            },
             namespace: rooted(&unmangled(chunks[7])),
             node: chunks[8].to_owned(),
             kind,
@@ -306,6 +310,12 @@ mod tests {
         let parsed = Entity::parse(&service).unwrap();
         assert_eq!(parsed.kind, EntityKind::Service);
         assert_eq!(parsed.endpoint.unwrap().type_name, "std_srvs/srv/Trigger");
+
+        // The GID is the hash of the token as it was written: every name comes back as it was.
+        let enclaved = captured().replace("/MP/%/", "/MP/%vehicles%ego/");
+        let parsed = Entity::parse(&enclaved).unwrap();
+        assert_eq!(parsed.enclave, "/vehicles/ego");
+        assert_eq!(parsed.to_string(), enclaved);
 
         let lyrical = format!("{}/backends:cuda:1", captured());
         assert!(Entity::parse(&lyrical).is_ok(), "a fourteenth chunk");
