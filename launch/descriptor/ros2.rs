@@ -84,13 +84,10 @@ pub(super) fn read(
     if fields.text("via")? == "none" {
         return None;
     }
-    let distro = match fields.text("distro").as_deref() {
-        Some("humble") => Distro::Humble,
-        Some("kilted") => Distro::Kilted,
-        Some("lyrical") => Distro::Lyrical,
-        Some("rolling") => Distro::Rolling,
-        Some(_) | None => Distro::Jazzy,
-    };
+    let distro = fields
+        .text("distro")
+        .and_then(|name| Distro::from_name(&name))
+        .unwrap_or_default();
     let around = environment(DOMAIN_VARIABLE).filter(|value| !value.is_empty());
     let domain = match (fields.int::<u32>("domain"), around) {
         (Some(written), around) => {

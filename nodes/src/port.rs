@@ -23,7 +23,7 @@ use std::{
 use llmasos_msgs::{
     Message,
     reader::HEADER_BYTES,
-    rmw_zenoh::{Durability, EntityKind, Gid},
+    rmw_zenoh::{Durability, EntityKind},
 };
 use serde_json::Value;
 
@@ -32,15 +32,12 @@ use crate::{
     clock::{self, Clock, Reading},
     contract::{QueuePolicy, TopicContract},
     health::{Ledger, NodeHealth, Outcome},
-    ros2::{Presence, Subject},
+    ros2::{Copies, Presence, Subject},
 };
 
 mod form;
 
 pub use form::decode;
-
-/// Messages a port remembers to know their copies: the lanes of one publisher are never further apart than a congested link makes them.
-const COPIES_KEPT: usize = 256;
 
 /// Deepest queue a contract may ask for.
 pub const FIFO_DEPTH_MAX: usize = 1024;
@@ -148,7 +145,7 @@ struct Waiting {
 struct Queue {
     waiting: Mutex<VecDeque<Waiting>>,
     depth: usize,
-    copies: Mutex<Copies>,
+    copies: Copies,
     /// Whether the reader was already told: one wake-up covers every arrival until the reader looks again.
     woken: AtomicBool,
     ledger: Arc<Ledger>,
@@ -172,7 +169,7 @@ impl<M: FromBus> Port<M> {
                 QueuePolicy::Latest => 1,
                 QueuePolicy::Fifo(depth) => depth.clamp(1, FIFO_DEPTH_MAX),
             },
-            copies: Mutex::default(),
+            copies: Copies::default(),
             woken: AtomicBool::new(false),
             ledger: health.edge(port, &contract.topic),
         });
@@ -341,7 +338,7 @@ struct Door {
 
 impl Door {
     fn enter(&self, arrival: Arrival, lane: Lane) {
-        if self.queue.is_copy(&arrival, lane) {
+        if self.queue.copies.is_copy(&arrival, lane as usize) {
             return;
         }
         let ledger = &self.queue.ledger;
@@ -414,15 +411,6 @@ fn check_stamp(
 }
 
 impl Queue {
-    /// Whether this message came by the other lane already.
-    fn is_copy(&self, arrival: &Arrival, lane: Lane) -> bool {
-        let Some(Ok(attachment)) = &arrival.attachment else {
-            return false;
-        };
-        let mut copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
-        copies.is_copy(attachment.gid, attachment.sequence, lane)
-    }
-
     fn push(&self, next: Waiting, latest: bool) {
         let mut waiting = self.lock();
         if waiting.len() == self.depth {
@@ -442,31 +430,6 @@ impl Queue {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Waiting>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The last messages that came, to know one that comes again by the other lane. A simulator that gives every sample the same number
-/// uses one lane and loses nothing.
-#[derive(Default)]
-struct Copies {
-    seen: VecDeque<(Gid, i64, Lane)>,
-}
-
-impl Copies {
-    fn is_copy(&mut self, gid: Gid, sequence: i64, lane: Lane) -> bool {
-        let twin = self
-            .seen
-            .iter()
-            .position(|&(by, number, other)| by == gid && number == sequence && other != lane);
-        if let Some(at) = twin {
-            self.seen.remove(at);
-            return true;
-        }
-        if self.seen.len() == COPIES_KEPT {
-            self.seen.pop_front();
-        }
-        self.seen.push_back((gid, sequence, lane));
-        false
     }
 }
 
@@ -541,7 +504,7 @@ mod tests {
             let queue = Queue {
                 waiting: Mutex::default(),
                 depth,
-                copies: Mutex::default(),
+                copies: Copies::default(),
                 woken: AtomicBool::new(false),
                 ledger: Arc::default(),
             };
@@ -562,32 +525,5 @@ mod tests {
             );
             assert_eq!(count.waiting(), depth as u64);
         }
-    }
-
-    #[test]
-    fn a_message_that_came_by_both_lanes_is_one() {
-        let (a, b) = (Gid([1; 16]), Gid([2; 16]));
-        let mut copies = Copies::default();
-        for (gid, sequence, lane, copy, why) in [
-            (a, 1, Lane::Plain, false, "the first"),
-            (a, 1, Lane::Ros, true, "its copy"),
-            (
-                a,
-                1,
-                Lane::Ros,
-                false,
-                "a constant number on one lane is never a copy",
-            ),
-            (a, 1, Lane::Ros, false, "and again"),
-            (b, 1, Lane::Plain, false, "another publisher"),
-            (a, 2, Lane::Ros, false, "the ROS lane may be first"),
-            (a, 2, Lane::Plain, true, "then the plain one is the copy"),
-        ] {
-            assert_eq!(copies.is_copy(gid, sequence, lane), copy, "{why}");
-        }
-        for number in 0..10_000 {
-            copies.is_copy(b, number, Lane::Ros);
-        }
-        assert!(copies.seen.len() <= COPIES_KEPT);
     }
 }

@@ -1,14 +1,13 @@
 //! Hearing a topic on all keys it may travel on, each message once.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Result, anyhow};
-use llmasos_msgs::rmw_zenoh::{Durability, Gid, QosProfile};
-use llmasos_nodes::bus::{Arrival, Bus, Subscription};
+use llmasos_msgs::rmw_zenoh::{Durability, QosProfile};
+use llmasos_nodes::{
+    bus::{Arrival, Bus, Subscription},
+    ros2::Copies,
+};
 
 use super::{
     super::{
@@ -19,8 +18,6 @@ use super::{
     name::Name,
 };
 
-/// Messages that are remembered to know a copy by; those of both keys come within milliseconds of each other.
-const COPIES_KEPT: usize = 64;
 /// How long to wait for the first message of a topic that nobody announces.
 const UNKNOWN_LIMIT: Duration = Duration::from_secs(5);
 /// After how long without a first message a word is said.
@@ -39,17 +36,12 @@ pub(super) async fn listen(
     history: Option<u32>,
     on: impl Fn(Arrival) + Send + Sync + 'static,
 ) -> Result<Vec<Subscription>> {
-    let (on, copies) = (Arc::new(on), Arc::new(Mutex::new(Copies::default())));
+    let (on, copies) = (Arc::new(on), Arc::new(Copies::default()));
     let mut subscriptions = Vec::new();
     for (lane, key) in name.keys().enumerate() {
         let (on, copies) = (Arc::clone(&on), Arc::clone(&copies));
         let once = move |arrival: Arrival| {
-            let copied = arrival.attachment.as_ref().is_some_and(|attachment| {
-                let mut copies = copies.lock().unwrap_or_else(PoisonError::into_inner);
-                let known = attachment.as_ref().ok();
-                known.is_some_and(|known| copies.is_copy(known.gid, known.sequence, lane))
-            });
-            if !copied {
+            if !copies.is_copy(&arrival, lane) {
                 on(arrival);
             }
         };
@@ -61,30 +53,6 @@ pub(super) async fn listen(
         })?);
     }
     Ok(subscriptions)
-}
-
-/// The last messages, to know one that comes again by the other key. A simulator that gives all its messages one number uses one key.
-#[derive(Default)]
-struct Copies {
-    seen: VecDeque<(Gid, i64, usize)>,
-}
-
-impl Copies {
-    fn is_copy(&mut self, gid: Gid, sequence: i64, lane: usize) -> bool {
-        let twin = self
-            .seen
-            .iter()
-            .position(|&(by, number, other)| by == gid && number == sequence && other != lane);
-        if let Some(at) = twin {
-            self.seen.remove(at);
-            return true;
-        }
-        if self.seen.len() == COPIES_KEPT {
-            self.seen.pop_front();
-        }
-        self.seen.push_back((gid, sequence, lane));
-        false
-    }
 }
 
 /// The history to ask for: what the QoS says, or what those who publish keep, if all of them keep something.
@@ -185,32 +153,6 @@ pub(super) fn silence(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_message_by_two_keys_is_one() {
-        let (a, b) = (Gid([1; 16]), Gid([2; 16]));
-        let mut copies = Copies::default();
-        for (gid, sequence, lane, copy, why) in [
-            (a, 1, 0, false, "the first"),
-            (a, 1, 1, true, "by the other key"),
-            (b, 1, 1, false, "by another publisher"),
-            (a, 2, 1, false, "the next"),
-            (a, 2, 0, true, "in the other order"),
-            (
-                b,
-                1,
-                1,
-                false,
-                "a constant number on one key is never a copy",
-            ),
-        ] {
-            assert_eq!(copies.is_copy(gid, sequence, lane), copy, "{why}");
-        }
-        for sequence in 0..1000 {
-            copies.is_copy(a, sequence, 0);
-        }
-        assert_eq!(copies.seen.len(), COPIES_KEPT);
-    }
 
     #[test]
     fn waiting_has_a_limit_where_nobody_announces_the_topic() {

@@ -11,6 +11,7 @@
 //!         └─ 0/odometry/nav_msgs::msg::dds_::Odometry_/*                       any hash; one that differs is refused with its reason
 //! ```
 
+mod copies;
 mod presence;
 mod watch;
 
@@ -29,7 +30,7 @@ use llmasos_msgs::{
 };
 use zenoh::Session;
 
-pub use self::presence::Presence;
+pub use self::{copies::Copies, presence::Presence};
 use self::{presence::NodeToken, watch::Watch};
 use crate::{bus::BusError, health::NodeHealth};
 
