@@ -19,7 +19,7 @@ one or bias of zero would not show.
 | gemma3 | norms before and after both halves, (1 + w); one layer with a window and a rotary base of its own; GELU; scaled embedding |
 | gpt2 | learned positions, LayerNorm, fused q, k, v stored input-major, float32, the published file's names and mask buffers |
 | gpt_neo | unscaled attention, a layer with a window, no bias of q, k, v |
-| bert | an encoder: both directions, segment and position embeddings, WordPiece |
+| bert | an encoder: both directions, segment and position embeddings, WordPiece, pooling stated beside it |
 
 reference.json: `ids` are the tokens of `prompt`; `logits` are the scores at `positions` of ids followed by `continuation`;
 `greedy` is what follows the prompt, and `smallest_margin` the smallest lead of the first choice on the way.
@@ -28,6 +28,7 @@ import json
 import math
 import pathlib
 import shutil
+import sys
 
 import safetensors.torch
 import tokenizers
@@ -170,6 +171,10 @@ def save(name, config, folder):
             tensors["h.0.attn.bias"] = torch.tril(torch.ones(CONTEXT, CONTEXT)).view(1, 1, CONTEXT, CONTEXT)
         if name == "bert":
             tensors["embeddings.position_ids"] = torch.arange(CONTEXT).view(1, -1)
+            (folder / "1_Pooling").mkdir()
+            (folder / "1_Pooling" / "config.json").write_text(json.dumps(
+                {"word_embedding_dimension": config["hidden_size"], "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True,
+                 "pooling_mode_max_tokens": False, "pooling_mode_mean_sqrt_len_tokens": False}, indent=2) + "\n")
         safetensors.torch.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     return kind
@@ -249,14 +254,15 @@ def is_telling(reference):
 
 
 def main():
-    for name, config in CONFIGS.items():
+    for name in sys.argv[1:] or CONFIGS:
+        config = CONFIGS[name]
         for seed in SEEDS:
             reference = make(name, config, seed)
             if config["model_type"] == "bert" or is_telling(reference):
                 break
         else:
             raise SystemExit(f"{name}: no seed of {SEEDS} gives greedy words worth comparing")
-        bytes_written = sum(file.stat().st_size for file in (HERE / name).iterdir())
+        bytes_written = sum(file.stat().st_size for file in (HERE / name).rglob("*.*"))
         told = "".join(f", {key} {reference[key]}" for key in ("smallest_margin", "greedy") if key in reference)
         print(f"{name}: seed {seed}, {bytes_written} bytes{told}")
 
