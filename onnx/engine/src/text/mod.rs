@@ -12,6 +12,7 @@
 
 mod chat;
 mod decoder;
+mod encoder;
 mod generate;
 #[cfg(test)]
 mod generate_tests;
@@ -28,6 +29,7 @@ mod tokenizer;
 
 pub use chat::{ChatMessage, MAX_MESSAGES, Role};
 pub use decoder::LlamaConfig;
+pub use encoder::{Encoder, EncoderConfig, Pooling};
 pub use generate::Generation;
 pub use grammar::{Grammar, MAX_CHOICES, MAX_GRAMMAR_BYTES};
 pub use language_model::{LanguageModel, LoadOptions};
