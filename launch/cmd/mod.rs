@@ -8,6 +8,7 @@ pub mod gate;
 pub mod graph;
 pub mod launch;
 pub mod model;
+mod model_import;
 pub mod msg;
 mod network;
 pub mod node;

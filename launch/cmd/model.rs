@@ -4,7 +4,7 @@
 //! chunk and leaves a part that the next `pull` continues.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -28,6 +28,7 @@ const EXIT_USAGE: u8 = 2;
   llmasos model pull smollm2 silero-vad
   llmasos model info smollm2 --json
   llmasos model verify
+  llmasos model import ./Qwen3-0.6B --license Apache-2.0
 
 The cache is $LLMASOS_HOME, else $XDG_CACHE_HOME/llmasos, else ~/.cache/llmasos.")]
 pub struct Args {
@@ -53,11 +54,11 @@ enum Verb {
     Pull(PullArgs),
     /// Read every byte of cached models and compare with what was written
     #[command(
-        after_help = "Example: llmasos model verify smollm2\n\nExit code 1 if a model is damaged or missing."
+        after_help = "Examples:\n  llmasos model verify smollm2\n  llmasos model verify ./my-model\n\nExit code 1 if a model is damaged or missing."
     )]
     Verify {
-        /// Models; without names, all that are in the cache
-        #[arg(value_name = "NAME")]
+        /// Models, or folders of models; without names, all that are in the cache
+        #[arg(value_name = "NAME|DIR")]
         names: Vec<String>,
     },
     /// Everything about one model: licence, sources, files, where it lies
@@ -67,6 +68,9 @@ enum Verb {
         #[arg(value_name = "NAME")]
         name: String,
     },
+    /// Make a model folder of a GGUF file or a Hugging Face folder
+    #[command(after_help = model_import::EXAMPLES)]
+    Import(model_import::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -96,9 +100,9 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Err(error) => return Err(error.into()),
     };
     let names: Vec<&String> = match &args.verb {
-        Verb::List => Vec::new(),
+        Verb::List | Verb::Import(_) => Vec::new(),
         Verb::Pull(pull) => pull.names.iter().collect(),
-        Verb::Verify { names } => names.iter().collect(),
+        Verb::Verify { names } => names.iter().filter(|name| !is_folder(name)).collect(),
         Verb::Info { name } => vec![name],
     };
     if let Some(error) = names
@@ -152,7 +156,13 @@ fn act_by_verb(args: &Args, models: &mut Models, cancel: Cancel) -> anyhow::Resu
         Verb::Pull(pull) => fetch_all(models, pull, args.json, cancel),
         Verb::Verify { names } => verify(models, names, args.json, cancel),
         Verb::Info { name } => info(models, name, args.json),
+        Verb::Import(import) => model_import::run(import, args.json, cancel),
     }
+}
+
+/// Whether an argument is a path and not a name: names have no `/`.
+fn is_folder(argument: &str) -> bool {
+    argument.contains('/') || Path::new(argument).join("llmasos.json").is_file()
 }
 
 fn list(models: &Models, is_json: bool) -> anyhow::Result<ExitCode> {
@@ -307,16 +317,16 @@ fn verify(
     };
     let mut is_good = true;
     for name in &names {
-        let entry = models.catalogue().get(name)?;
-        if !is_named
-            && matches!(
-                models.store().state(entry),
-                State::Absent | State::Partial { .. }
-            )
-        {
-            continue;
-        }
-        let result = models.store().verify(entry, &mut reporter);
+        let result = if is_named && is_folder(name) {
+            verify_folder(Path::new(name), &mut reporter)
+        } else {
+            let entry = models.catalogue().get(name)?;
+            let state = models.store().state(entry);
+            if !is_named && matches!(state, State::Absent | State::Partial { .. }) {
+                continue;
+            }
+            models.store().verify(entry, &mut reporter)
+        };
         is_good &= result.is_ok();
         let mut out = std::io::stdout().lock();
         match result {

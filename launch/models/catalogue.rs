@@ -388,19 +388,33 @@ fn recipe(
     }
     let recipe: Recipe =
         serde_json::from_value(json).map_err(|e| node.error(format!("recipe: {e}")))?;
-    if let Recipe::Copy { files, .. } = &recipe {
-        if let Some(missing) = files.keys().find(|name| !sources.contains(*name)) {
-            let hint = did_you_mean(missing, sources.iter().map(String::as_str));
-            return Err(node.error(format!(
-                "the recipe copies '{missing}', which no source provides{hint}"
-            )));
+    let lacks = |does: &str, missing: &str| {
+        let hint = did_you_mean(missing, sources.iter().map(String::as_str));
+        node.error(format!(
+            "the recipe {does} '{missing}', which no source provides{hint}"
+        ))
+    };
+    match &recipe {
+        Recipe::Copy { files, .. } => {
+            if let Some(missing) = files.keys().find(|name| !sources.contains(*name)) {
+                return Err(lacks("copies", missing));
+            }
         }
-    } else if !matches!(recipe, Recipe::Huggingface { .. }) && sources.len() != 1 {
-        return Err(node.error(format!(
-            "recipe {} takes one source file, found {}",
-            recipe.kind(),
-            sources.len()
-        )));
+        Recipe::Huggingface { .. } => {
+            let needed = ["config.json", "tokenizer.json"];
+            if let Some(missing) = needed.iter().find(|name| !sources.contains(**name)) {
+                return Err(lacks("reads", missing));
+            }
+        }
+        Recipe::Gguf { .. } | Recipe::TensorflowSsd {} => {
+            if sources.len() != 1 {
+                return Err(node.error(format!(
+                    "recipe {} takes one source file, found {}",
+                    recipe.kind(),
+                    sources.len()
+                )));
+            }
+        }
     }
     Ok(recipe)
 }
@@ -523,15 +537,20 @@ fn member(node: Node<'_>, may_nest: bool) -> Result<Member, ModelError> {
     })
 }
 
-/// The `as` name if there is one, else the last part of the path; a plain file name either way.
+/// The `as` name if there is one, else the last part of the path. A given name may stand in a folder, `1_Pooling/config.json`, because
+/// some recipes know files by such names.
 fn member_name(node: Node<'_>, fallback: &str, is_given: bool) -> Result<String, ModelError> {
     let name = if is_given { node.text()? } else { fallback };
-    let is_plain = name
-        .chars()
-        .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'));
-    if name.is_empty() || name.len() > MAX_NAME_CHARS || name.starts_with('.') || !is_plain {
+    let is_plain = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
+    };
+    if name.len() > MAX_NAME_CHARS || !name.split('/').all(is_plain) {
         return Err(node.error(
-            "a file's name has letters, digits, '.', '_' and '-', and does not begin with '.'",
+            "a file's name has letters, digits, '.', '_' and '-', and no part of it begins with '.'",
         ));
     }
     Ok(name.to_owned())

@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use super::catalogue::{Distribution, Member, Pin};
 use super::error::ModelError;
 use super::report::Reporter;
-use super::store::{hex, remove_file};
+use super::store::{create_dir, hex, remove_file};
 use super::unpack::unpack;
 
 /// Bytes appended between two looks at Ctrl-C.
@@ -42,6 +42,7 @@ impl Joint {
     /// [`ModelError::Io`], `DiskFull`.
     pub(crate) fn create(dir: &Path, member: &Member) -> Result<Joint, ModelError> {
         let path = dir.join(&member.name);
+        create_dir(path.parent().unwrap_or(dir))?;
         let file = OpenOptions::new()
             .write(true)
             .create_new(true)

@@ -32,4 +32,4 @@ pub use catalogue::{Catalogue, Distribution, Entry, Member, Pin, Role, Source};
 pub use ensure::{FetchPolicy, Models, Plan, ensure, plan};
 pub use error::{ModelError, Unresolved};
 pub use report::{Cancel, Console, Event, Reporter, Silent, duration_words, size_words};
-pub use store::{State, Store};
+pub use store::{State, Store, verify_folder};
