@@ -204,7 +204,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 fn import(source: &Path, out: &Path, more: &[&str]) -> Finished {
     let (source, out) = (source.to_str().unwrap(), out.to_str().unwrap());
     run(
-        &[&["model", "import", source, "-o", out], more].concat(),
+        &[&["model", "import", source, "-o", out][..], more].concat(),
         LIMIT,
     )
 }

@@ -11,9 +11,10 @@ use std::time::Duration;
 use anyhow::Context;
 use serde_json::{Value, json};
 
+use super::model_import;
 use crate::models::{
     Cancel, Console, Distribution, Entry, FetchPolicy, ModelError, Models, Reporter, Silent,
-    Source, State, size_words,
+    Source, State, size_words, verify_folder,
 };
 
 /// How long a running pull may take to stop by itself after Ctrl-C before the process ends anyway.

@@ -13,7 +13,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::ValueEnum;
 use llmasos_forge::{ForgeError, ImportOptions, ModelFolderSummary, Step, WeightFormat, import};
 use serde_json::json;
@@ -157,23 +157,23 @@ fn forge(
         });
     }
     result.map_err(|error| match error {
-        ForgeError::Cancelled => anyhow::anyhow!("stopped; nothing was written to {}", out.display()),
-        error @ ForgeError::Io { .. } => anyhow::Error::new(error).context(format!(
-            "{} was not made. Next: see that the files can be read and that there is room, and run the same command again",
+        ForgeError::Cancelled => anyhow!("stopped; {} was not made", out.display()),
+        error @ ForgeError::Io { .. } => anyhow!(
+            "{error}; {} was not made. Next: see that the files can be read and that there is room, and run the same command again.",
             out.display()
-        )),
-        error => anyhow::Error::new(error).context(format!(
-            "{} cannot be imported, nothing was written. Next: `llmasos model import --help` says what can",
+        ),
+        error => anyhow!(
+            "{} cannot be imported: {error}; nothing was written. Next: `llmasos model import --help` says what can.",
             path.display()
-        )),
+        ),
     })
 }
 
 /// Says at once what is not a model, instead of after minutes, and what would be one.
 fn check_source(path: &Path) -> anyhow::Result<()> {
-    let meta = std::fs::metadata(path).with_context(|| {
-        format!(
-            "{}: give a .gguf file, or a folder with config.json",
+    let meta = std::fs::metadata(path).map_err(|error| {
+        anyhow!(
+            "{}: {error}. Next: give a .gguf file, or a folder with config.json.",
             path.display()
         )
     })?;
