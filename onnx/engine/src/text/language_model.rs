@@ -26,8 +26,23 @@ const TEMPLATE: &str = "chat_template.jinja";
 /// How a model is loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LoadOptions {
-    /// Tokens of prompt and answer together; decides the memory of the cache. At most the model's own context.
+    /// Tokens of a prompt and its answer together. At most the model's own context.
     pub context: usize,
+    /// Most answers that run at once. The portable graph runs one, whatever is asked for.
+    pub sequences: usize,
+    /// Memory for keys and values of all answers and of earlier prompts, in bytes. `None` for as much as one answer of the
+    /// whole context needs, which several share.
+    pub cache_bytes: Option<usize>,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self {
+            context: 1024,
+            sequences: 8,
+            cache_bytes: None,
+        }
+    }
 }
 
 /// What a language model is made of. Opened from a folder by [`LanguageModel::load`]; put together by hand for a model

@@ -105,7 +105,9 @@ pub(super) struct Job {
     pub(super) answer: Answer,
     /// There while it has a slot.
     pub(super) table: Option<PageTable>,
-    /// What the cache knew when it got its pages, until its first run.
+    /// Whether any of its tokens have been run.
+    pub(super) ran: bool,
+    /// What the cache knew when it got its pages, until the next run.
     pub(super) untouched: Option<u64>,
     /// What the present step was for it.
     pub(super) phase: Phase,
@@ -280,6 +282,7 @@ impl TextServer {
             arrived: now,
             answer,
             table: None,
+            ran: false,
             untouched: None,
             phase: Phase::Queued,
             scored: false,

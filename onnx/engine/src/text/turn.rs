@@ -33,12 +33,16 @@ impl TextServer {
     }
 
     fn end_interrupted(&mut self, now: Instant) {
-        let mut at = 0;
+        let (before, mut at) = (self.jobs.len(), 0);
         while let Some(job) = self.jobs.get(at) {
             match job.answer.interruption(now) {
                 Some(reason) => self.interrupt(at, reason),
                 None => at += 1,
             }
+        }
+        if (1..before).contains(&self.jobs.len()) {
+            // A termination on its way was meant for who has just ended. That it cannot be taken back shows in the step.
+            let _ = self.model.forget_termination();
         }
     }
 
@@ -86,7 +90,7 @@ impl TextServer {
         let Some(table) = self.store.begin(self.model.as_mut(), job.answer.tokens())? else {
             return Ok(false);
         };
-        if !job.answer.has_scores() {
+        if !job.ran {
             job.answer.cached(table.tokens());
         }
         job.table = Some(table);
@@ -244,6 +248,7 @@ impl TextServer {
             return false;
         };
         table.wrote(count);
+        job.ran = true;
         table.tokens() == job.answer.tokens().len()
     }
 
