@@ -6,11 +6,9 @@
 //!
 //! ```text
 //! tests/data/families/NAME ─ forge::import ─► folder ─┬─► portable graph ─┐
-//!        └─ reference.json ◄─ transformers            └─► engine ─────────┴─► compared with reference.json
+//!        └─ transformers ─► reference.json            └─► fused graph ────┴─► scores, compared with reference.json
 //! ```
 
-#[path = "families/portable.rs"]
-mod portable;
 #[path = "families/published.rs"]
 mod published;
 #[path = "families/sentences.rs"]
@@ -18,92 +16,149 @@ mod sentences;
 #[path = "families/tiny.rs"]
 mod tiny;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 use llmasos_engine::ModelFolder;
-use llmasos_engine::text::{Encoder, LanguageModel, LoadOptions, Request};
+use llmasos_engine::text::{Encoder, GraphChoice, LanguageModel, LoadOptions, Request};
 use llmasos_forge::WeightFormat;
 
 use crate::harness::{Finished, run};
 use crate::models::{model, runtime};
-use portable::Portable;
-use tiny::{imported, largest, largest_difference, reference};
+use tiny::{Imported, imported, largest, largest_difference, reference};
 
 /// Tokens that a tiny model reads at most.
 const CONTEXT: usize = 64;
 /// Largest error of a score where all is float32: rounding of sums in another order, below every detail that could be wrong.
 const FP32_ERROR: f32 = 1e-4;
+/// Positions that are compared.
+const POSITIONS: usize = 10;
 
-/// A decoder, and what 8-bit weights may cost it: the largest error of a score (they spread over about ±4), and of how many positions
-/// the likeliest token stays the same.
+/// What smaller numbers may cost a decoder: the largest error of a score (they spread over about ±4), and at how many of the
+/// positions the likeliest token stays the same.
+struct Cost {
+    error: f32,
+    same: usize,
+}
+
+/// A decoder with its costs: 8-bit weights in the portable graph with activations in float32, and in the fused graph, which rounds
+/// activations to 8 bits as well.
 struct Case {
     name: &'static str,
-    int8_error: f32,
-    int8_same: usize,
+    portable: Cost,
+    fused: Cost,
+}
+
+const fn case(name: &'static str, portable: (f32, usize), fused: (f32, usize)) -> Case {
+    let (portable, fused) = (
+        Cost {
+            error: portable.0,
+            same: portable.1,
+        },
+        Cost {
+            error: fused.0,
+            same: fused.1,
+        },
+    );
+    Case {
+        name,
+        portable,
+        fused,
+    }
 }
 
 const DECODERS: [Case; 7] = [
-    Case::new("llama", 0.05, 10),
-    Case::new("llama3-rope", 0.05, 10),
-    Case::new("qwen2", 0.05, 10),
-    Case::new("qwen3", 0.05, 10),
-    Case::new("gemma3", 0.05, 10),
-    Case::new("gpt2", 0.05, 10),
-    Case::new("gpt_neo", 0.05, 10),
+    case("llama", (0.05, 10), (0.2, 9)),
+    case("llama3-rope", (0.05, 10), (0.2, 9)),
+    case("qwen2", (0.05, 10), (0.2, 9)),
+    case("qwen3", (0.05, 10), (0.2, 9)),
+    case("gemma3", (0.05, 10), (0.2, 9)),
+    case("gpt2", (0.05, 10), (0.2, 9)),
+    case("gpt_neo", (0.05, 10), (0.2, 9)),
 ];
 
-impl Case {
-    const fn new(name: &'static str, int8_error: f32, int8_same: usize) -> Case {
-        Case {
-            name,
-            int8_error,
-            int8_same,
-        }
-    }
+fn load(imported: &Imported, graph: GraphChoice) -> LanguageModel {
+    let options = LoadOptions {
+        context: CONTEXT,
+        graph,
+        ..LoadOptions::default()
+    };
+    LanguageModel::load(&runtime(), &imported.folder, &options).unwrap()
 }
 
 /// Largest error of the scores, and at how many of the positions the likeliest token is PyTorch's. The prompt is read in one run up
-/// to the first position, the rest token by token, so that the cache is used; the last position once more from the beginning.
-fn compare(name: &str, weights: WeightFormat) -> (f32, usize) {
+/// to the first position, the rest token by token, so that the cache is used; then the last position once more from the beginning.
+fn compare(name: &str, weights: WeightFormat, graph: GraphChoice) -> Cost {
     let reference: tiny::Decoder = reference(name);
-    let imported = imported(name, weights);
-    let mut graph = Portable::open(&imported.folder, CONTEXT);
+    let mut model = load(&imported(name, weights), graph);
     let tokens = [reference.ids.as_slice(), &reference.continuation].concat();
-    let (mut error, mut same, mut read) = (0.0_f32, 0, 0);
-    for (position, expected) in reference.positions.iter().zip(&reference.logits) {
-        let scores = graph.read(&tokens[read..=*position]);
-        read = position + 1;
-        error = error.max(largest_difference(&scores, expected));
-        same += usize::from(largest(&scores) == largest(expected));
+    let expected: BTreeMap<_, _> = reference.positions.iter().zip(&reference.logits).collect();
+    assert_eq!(expected.len(), POSITIONS);
+    let mut cost = Cost {
+        error: 0.0,
+        same: 0,
+    };
+    let mut heard = Vec::new();
+    for from in [reference.positions[0], tokens.len() - 1] {
+        let mut hear = |position: usize, scores: &[f32]| {
+            let expected = expected[&position];
+            cost.error = cost.error.max(largest_difference(scores, expected));
+            if from == reference.positions[0] {
+                cost.same += usize::from(largest(scores) == largest(expected));
+                heard.push(position);
+            }
+        };
+        model.score(&tokens, from, &mut hear).unwrap();
     }
-    assert_eq!(read, tokens.len());
-    graph.restart();
-    let whole = graph.read(&tokens);
-    error = error.max(largest_difference(&whole, reference.logits.last().unwrap()));
-    (error, same)
+    assert_eq!(heard, reference.positions);
+    eprintln!(
+        "{name}, {weights:?}, {graph:?}: largest error {:.6}, {} of {POSITIONS} the same",
+        cost.error, cost.same
+    );
+    cost
+}
+
+fn check(name: &str, found: &Cost, limit: &Cost) {
+    assert!(
+        found.error <= limit.error,
+        "{name}: error {}, expected at most {}",
+        found.error,
+        limit.error
+    );
+    assert!(
+        found.same >= limit.same,
+        "{name}: {} of {POSITIONS}, expected at least {}",
+        found.same,
+        limit.same
+    );
 }
 
 #[test]
 fn float_scores_are_those_of_pytorch() {
+    let limit = Cost {
+        error: FP32_ERROR,
+        same: POSITIONS,
+    };
     for case in &DECODERS {
-        let (error, same) = compare(case.name, WeightFormat::Fp32);
-        eprintln!("{}: largest error {error:e}", case.name);
-        assert!(error <= FP32_ERROR, "{}: error {error}", case.name);
-        assert_eq!(same, 10, "{}", case.name);
+        let found = compare(case.name, WeightFormat::Fp32, GraphChoice::Portable);
+        check(case.name, &found, &limit);
     }
 }
 
 #[test]
 fn eight_bit_scores_are_near_those_of_pytorch() {
     for case in &DECODERS {
-        let (error, same) = compare(case.name, WeightFormat::Int8);
-        eprintln!(
-            "{}: largest error {error:.4}, {same} of 10 the same",
-            case.name
-        );
-        assert!(error <= case.int8_error, "{}: error {error}", case.name);
-        assert!(same >= case.int8_same, "{}: {same} of 10", case.name);
+        let found = compare(case.name, WeightFormat::Int8, GraphChoice::Portable);
+        check(case.name, &found, &case.portable);
+    }
+}
+
+#[test]
+fn scores_of_our_own_operators_are_near_those_of_pytorch() {
+    for case in &DECODERS {
+        let found = compare(case.name, WeightFormat::Int8, GraphChoice::Fused);
+        check(case.name, &found, &case.fused);
     }
 }
 
@@ -111,9 +166,10 @@ fn eight_bit_scores_are_near_those_of_pytorch() {
 fn answers_and_tokens_are_those_of_pytorch() {
     for case in &DECODERS {
         let reference: tiny::Decoder = reference(case.name);
-        let imported = imported(case.name, WeightFormat::Fp32);
-        let options = LoadOptions { context: CONTEXT };
-        let mut model = LanguageModel::load(&runtime(), &imported.folder, &options).unwrap();
+        let mut model = load(
+            &imported(case.name, WeightFormat::Fp32),
+            GraphChoice::Portable,
+        );
         for text in &reference.texts {
             let found = model.tokenize(&text.text).unwrap();
             assert_eq!(found, text.ids, "{}: {:?}", case.name, text.text);

@@ -10,7 +10,6 @@ use llmasos_engine::ModelFolder;
 use llmasos_engine::text::{LanguageModel, LoadOptions, Request};
 use serde::Deserialize;
 
-use super::portable::Portable;
 use crate::models::runtime;
 
 /// Room for the longest prompt and its answer.
@@ -67,13 +66,16 @@ pub(crate) fn check(name: &str, folder: &ModelFolder, bounds: &Bounds) {
     let reference: Reference =
         serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     assert_eq!((reference.texts.len(), reference.prompts.len()), (15, 2));
-    let options = LoadOptions { context: CONTEXT };
+    let options = LoadOptions {
+        context: CONTEXT,
+        ..LoadOptions::default()
+    };
     let mut model = LanguageModel::load(&runtime(), folder, &options).unwrap();
     for text in &reference.texts {
         let found = model.tokenize(&text.text).unwrap();
         assert_eq!(found, text.ids, "{name}: {:?}", text.text);
     }
-    scores(name, folder, &reference, bounds);
+    scores(name, &mut model, &reference, bounds);
     for (prompt, least) in reference.prompts.iter().zip(bounds.greedy) {
         let request = Request {
             prompt: with_its_beginning(&model, prompt),
@@ -119,15 +121,17 @@ fn with_its_beginning(model: &LanguageModel, prompt: &Prompt) -> String {
     text
 }
 
-fn scores(name: &str, folder: &ModelFolder, reference: &Reference, bounds: &Bounds) {
-    let mut graph = Portable::open(folder, CONTEXT);
+fn scores(name: &str, model: &mut LanguageModel, reference: &Reference, bounds: &Bounds) {
     let (mut worst, mut sum, mut count, mut others) = (0.0_f32, 0.0, 0, 0);
     for prompt in &reference.prompts {
-        graph.restart();
-        let (mut read, mut here) = (0, 0.0_f32);
-        for expected in &prompt.scores {
-            let found = log_probabilities(&graph.read(&prompt.prompt_ids[read..expected.tokens]));
-            read = expected.tokens;
+        let first = prompt.scores[0].tokens - 1;
+        let (mut here, mut heard) = (0.0_f32, 0);
+        let mut hear = |position: usize, scores: &[f32]| {
+            let Some(expected) = prompt.scores.iter().find(|one| one.tokens == position + 1) else {
+                return;
+            };
+            heard += 1;
+            let found = log_probabilities(scores);
             for (id, logprob) in expected.ids.iter().zip(&expected.logprobs) {
                 let difference = (found[*id] - logprob).abs();
                 here = here.max(difference);
@@ -136,7 +140,9 @@ fn scores(name: &str, folder: &ModelFolder, reference: &Reference, bounds: &Boun
             }
             let choice = expected.ids[0];
             others += usize::from(found.iter().any(|score| *score > found[choice]));
-        }
+        };
+        model.score(&prompt.prompt_ids, first, &mut hear).unwrap();
+        assert_eq!(heard, prompt.scores.len());
         eprintln!(
             "{name}, {}: largest difference {here:.4}, native {}",
             prompt.name, prompt.native

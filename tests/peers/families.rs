@@ -1,7 +1,5 @@
 //! The larger models of the catalogue against llama.cpp and PyTorch: half a gigabyte each, so they are fetched only here.
 
-#[path = "../families/portable.rs"]
-mod portable;
 #[path = "../families/published.rs"]
 mod published;
 #[path = "../families/sentences.rs"]
