@@ -204,6 +204,21 @@ impl LanguageModel {
         self.rate
     }
 
+    /// Scores after each token of a text, from an empty cache: `each` hears the position of the token and the scores for the one after
+    /// it. For measuring the quality of weights; one token a run.
+    ///
+    /// # Errors
+    /// [`EngineError::PromptTooLong`], [`EngineError::Request`] for a token that does not exist, and those of a run.
+    pub fn score(&mut self, tokens: &[u32], each: &mut dyn FnMut(usize, &[f32])) -> Result<()> {
+        self.decoder.forget_termination()?;
+        self.decoder.rewind(0);
+        for (position, token) in tokens.iter().enumerate() {
+            self.decoder.append(&[*token])?;
+            each(position, self.decoder.scores());
+        }
+        Ok(())
+    }
+
     /// A handle that ends the running generation from another thread, also in the middle of a run; the generation then
     /// returns [`EngineError::Terminated`], or ends with its own reason if it was cancelled or too late.
     #[must_use]
