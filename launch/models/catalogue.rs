@@ -34,7 +34,7 @@ const MAX_FILE_BYTES: u64 = 64 << 30;
 /// Longest name of an entry, a file or a package.
 const MAX_NAME_CHARS: usize = 128;
 /// Changes when the same sources and recipe must be built anew because the forge writes them differently.
-const BUILD_REVISION: u32 = 1;
+const BUILD_REVISION: u32 = 2;
 
 /// What a model is for. The engine decides by it which node may use the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -380,7 +380,7 @@ fn recipe(
                 "the recipe copies '{missing}', which no source provides{hint}"
             )));
         }
-    } else if sources.len() != 1 {
+    } else if !matches!(recipe, Recipe::Huggingface { .. }) && sources.len() != 1 {
         return Err(node.error(format!(
             "recipe {} takes one source file, found {}",
             recipe.kind(),

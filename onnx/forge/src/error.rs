@@ -7,9 +7,12 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::architecture::ArchitectureError;
+use crate::decoder::DecoderError;
 use crate::gguf::GgufError;
 use crate::graph::GraphError;
-use crate::llama::LlamaError;
+use crate::matrix::MatrixError;
+use crate::safetensors::SafetensorsError;
 use crate::ssd::SsdError;
 use crate::tensorflow::GraphDefError;
 use crate::tokenizer::TokenizerError;
@@ -38,9 +41,21 @@ pub enum ForgeError {
     /// A GGUF file is malformed, or lacks what the model needs.
     #[error("GGUF: {0}")]
     Gguf(#[from] GgufError),
-    /// A GGUF file is not a llama, or not one that can be built.
-    #[error("llama: {0}")]
-    Llama(#[from] LlamaError),
+    /// A safetensors file is malformed, or lacks what the model needs.
+    #[error("safetensors: {0}")]
+    Safetensors(#[from] SafetensorsError),
+    /// The configuration is of no known architecture, or of one that cannot be built so.
+    #[error("architecture: {0}")]
+    Architecture(#[from] ArchitectureError),
+    /// The file and the graph do not fit together.
+    #[error("weights: {0}")]
+    Decoder(#[from] DecoderError),
+    /// A tensor is missing, has the wrong shape, or does not fit its storage.
+    #[error("weights: {0}")]
+    Matrix(#[from] MatrixError),
+    /// A matrix that cannot be packed for the fused operators.
+    #[error("pack: {0}")]
+    Pack(#[from] llmasos_kernels::pack::PackError),
     /// A TensorFlow graph is malformed.
     #[error("GraphDef: {0}")]
     GraphDef(#[from] GraphDefError),

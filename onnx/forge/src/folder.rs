@@ -321,43 +321,59 @@ fn hash_files(
             .map_err(ForgeError::io("inspect", path))?
             .len();
     }
-    let mut chunk = vec![0; CHUNK_BYTES];
     let mut done = 0;
     let mut files = BTreeMap::new();
     for path in paths {
-        let item = file_name(&path);
-        let mut file = File::open(&path).map_err(ForgeError::io("open", &path))?;
-        let mut hasher = Sha256::new();
-        let mut bytes = 0;
-        loop {
-            let count = file
-                .read(&mut chunk)
-                .map_err(ForgeError::io("read", &path))?;
-            if count == 0 {
-                break;
-            }
-            hasher.update(&chunk[..count]);
-            bytes += count as u64;
-            done += count as u64;
-            report(
-                watch,
-                Progress {
-                    step: Step::Hash,
-                    item: &item,
-                    done,
-                    total,
-                },
-            )?;
-        }
-        files.insert(
-            item,
-            FileRecord {
-                sha256: hex(&hasher.finalize()),
-                bytes,
-            },
-        );
+        let record = hash_part(&path, done, total, watch)?;
+        done += record.bytes;
+        files.insert(file_name(&path), record);
     }
     Ok(files)
+}
+
+/// Size and sha256 of one file.
+///
+/// # Errors
+/// [`ForgeError::Io`], or [`ForgeError::Cancelled`] by the callback.
+pub(crate) fn hash_file(path: &Path, watch: &mut Watch<'_>) -> Result<FileRecord, ForgeError> {
+    let about = fs::metadata(path).map_err(ForgeError::io("inspect", path))?;
+    hash_part(path, 0, about.len(), watch)
+}
+
+/// Size and sha256 of a file, which begins at byte `done` of the `total` that are being hashed.
+fn hash_part(
+    path: &Path,
+    mut done: u64,
+    total: u64,
+    watch: &mut Watch<'_>,
+) -> Result<FileRecord, ForgeError> {
+    let item = file_name(path);
+    let mut file = File::open(path).map_err(ForgeError::io("open", path))?;
+    let mut hasher = Sha256::new();
+    let mut chunk = vec![0; CHUNK_BYTES];
+    let mut bytes = 0;
+    loop {
+        let count = file
+            .read(&mut chunk)
+            .map_err(ForgeError::io("read", path))?;
+        if count == 0 {
+            break;
+        }
+        hasher.update(&chunk[..count]);
+        bytes += count as u64;
+        done += count as u64;
+        let progress = Progress {
+            step: Step::Hash,
+            item: &item,
+            done,
+            total,
+        };
+        report(watch, progress)?;
+    }
+    Ok(FileRecord {
+        sha256: hex(&hasher.finalize()),
+        bytes,
+    })
 }
 
 fn file_name(path: &Path) -> String {

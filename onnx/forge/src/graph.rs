@@ -20,6 +20,9 @@ use crate::proto::onnx::{
 /// Domain of ONNX Runtime's own operators.
 pub const MICROSOFT: &str = "com.microsoft";
 
+/// Domain of the project's own operators.
+pub const LLMASOS: &str = "llmasos";
+
 /// Most elements a tensor may have: 16 Gi, far above any model for a vehicle, far below an overflow.
 pub const MAX_ELEMENTS: u64 = 1 << 34;
 
@@ -184,6 +187,13 @@ impl Node {
         node
     }
 
+    /// A node of the project's own operator set.
+    pub fn llmasos(op: &str, inputs: &[&str], outputs: &[&str]) -> Node {
+        let mut node = Node::new(op, inputs, outputs);
+        node.0.domain = LLMASOS.to_string();
+        node
+    }
+
     /// Adds an integer attribute.
     pub fn int(mut self, name: &str, value: i64) -> Node {
         self.0.attribute.push(AttributeProto {
@@ -198,6 +208,15 @@ impl Node {
         self.0.attribute.push(AttributeProto {
             f: Some(value),
             ..attribute(name, AttributeType::Float)
+        });
+        self
+    }
+
+    /// Adds a text attribute.
+    pub fn text(mut self, name: &str, value: &str) -> Node {
+        self.0.attribute.push(AttributeProto {
+            s: Some(value.as_bytes().to_vec()),
+            ..attribute(name, AttributeType::String)
         });
         self
     }

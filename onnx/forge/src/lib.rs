@@ -1,33 +1,44 @@
 //! Models in, smaller or divided models out.
 //!
-//! The forge turns what is published (a GGUF file, a frozen TensorFlow graph, an ONNX file as it is) into a model folder that
+//! The forge turns what is published (a GGUF file, a Hugging Face folder, a frozen TensorFlow graph, an ONNX file as it is) into a model folder that
 //! the engine runs: an ONNX graph, its weights in one mapped file, a tokenizer, and `llmasos.json` which says what it is and
 //! where it came from. Everything is written in Rust, synchronous, and silent: progress and cancellation go through one
 //! callback, errors are values, and nothing here reads the environment.
 //!
 //! ```text
-//!   GGUF ──► gguf ──► llama + tokenizer ─┐
-//!                       │ quantize       ├─► graph ──► writer ──► folder ──► engine
-//!   GraphDef ─► tensorflow ─► ssd ───────┘   (proto)   (model.onnx  (llmasos.json,
-//!   ready files ─────────────────────────────────────►  + .data)     sha256, rename)
+//!   GGUF ─► gguf ─────────────┐
+//!   folder ─► safetensors ────┴─► architecture ─► decoder | encoder ─┐
+//!   (huggingface)   (weights)     + tokenizer     (matrix, quantize) ├─► graph ──► writer ──► folder ──► engine
+//!   GraphDef ─► tensorflow ─► ssd ───────────────────────────────────┘   (proto)   (*.onnx,    (llmasos.json,
+//!   ready files ──────────────────────────────────────────────────────────────────► .data)      sha256, rename)
 //! ```
 //!
 //! Every input is untrusted. Readers check sizes before they allocate, use checked arithmetic, and name what is wrong.
 
+pub mod architecture;
+pub mod decoder;
+pub mod encoder;
 pub mod error;
 pub mod folder;
 pub mod gguf;
 pub mod graph;
-pub mod llama;
+mod huggingface;
+mod import;
+mod language;
 pub mod mapped;
+pub mod matrix;
+mod operators;
 pub mod proto;
 pub mod quantize;
 pub mod recipe;
+pub mod safetensors;
 pub mod ssd;
 pub mod tensorflow;
 pub mod tokenizer;
+pub mod weights;
 pub mod writer;
 
 pub use error::ForgeError;
 pub use folder::{ModelFolderSummary, Progress, Provenance, SourceRecord, Step, Watch};
-pub use recipe::{Recipe, build};
+pub use import::{ImportOptions, import};
+pub use recipe::{Recipe, WeightFormat, build};

@@ -4,7 +4,8 @@
 //! addresses, and no code. Unknown fields are errors, so that a typing mistake does not silently build another model.
 //!
 //! ```yaml
-//! recipe: { kind: gguf-llama, weights: int4, accuracy_level: 4, head: int8 }
+//! recipe: { kind: gguf, weights: int4, accuracy_level: 4, head: int8 }
+//! recipe: { kind: huggingface, weights: int8, accuracy_level: 4, head: int8 }
 //! recipe: { kind: tensorflow-ssd }
 //! recipe: { kind: copy, role: voice-activity, family: silero-vad, config: {}, files: { silero_vad_16k_op15.onnx: model.onnx } }
 //! ```
@@ -14,23 +15,17 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::decoder::{Options, Storage};
 use crate::error::ForgeError;
-use crate::folder::{
-    Description, Draft, ModelFolderSummary, Provenance, Watch, copy_file, write_file,
-};
-use crate::gguf::Gguf;
-use crate::llama::{self, Storage};
+use crate::folder::{Description, Draft, ModelFolderSummary, Provenance, Watch, copy_file};
+use crate::language;
 use crate::mapped::MappedFile;
 use crate::quantize::CodeFormat;
 use crate::ssd;
 use crate::tensorflow::GraphDef;
-use crate::tokenizer::Vocabulary;
-use crate::writer::write_model;
+use crate::writer::{MODEL_FILE, write_model};
 
-/// Metadata key of the chat template.
-const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
-
-/// How the matrices of the layers are stored.
+/// How matrices are stored: those of the layers, or embedding and head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WeightFormat {
     /// 4 bits, blocks of 32, symmetric: bit-equal to llama.cpp's Q4_0 of the same weights.
@@ -47,29 +42,29 @@ pub enum WeightFormat {
     Fp32,
 }
 
-/// How the embedding, which is also the output head when both are tied, is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum HeadFormat {
-    /// 8 bits, blocks of 32; lossless if the source is Q8_0.
-    #[serde(rename = "int8")]
-    Int8,
-    /// 32-bit floats.
-    #[serde(rename = "fp32")]
-    Fp32,
-}
-
 /// How a model folder is made. Sources are named by the caller; see each kind for which it needs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Recipe {
-    /// A GGUF file of the llama architecture to ONNX, with tokenizer and chat template. Exactly one source, any name.
-    GgufLlama {
+    /// A GGUF file to ONNX, with tokenizer and chat template; the file says which architecture it is. Exactly one source, any
+    /// name.
+    Gguf {
         /// Storage of the layers' matrices.
         weights: WeightFormat,
         /// `accuracy_level` of MatMulNBits: 0 (the kernel's choice), 1 (fp32 activations) or 4 (int8 activations).
         accuracy_level: u8,
         /// Storage of embedding and head.
-        head: HeadFormat,
+        head: WeightFormat,
+    },
+    /// A Hugging Face folder to ONNX; its config.json says which architecture it is. Sources have the names of the folder's
+    /// files: config.json, tokenizer.json, model.safetensors or an index and its shards, and what else there is.
+    Huggingface {
+        /// Storage of the layers' matrices.
+        weights: WeightFormat,
+        /// `accuracy_level` of MatMulNBits, as above.
+        accuracy_level: u8,
+        /// Storage of embedding and head.
+        head: WeightFormat,
     },
     /// A frozen TensorFlow SSD detector to ONNX. Exactly one source, any name.
     TensorflowSsd {},
@@ -91,7 +86,8 @@ impl Recipe {
     /// The `kind` as it is written in the catalogue.
     pub fn kind(&self) -> &'static str {
         match self {
-            Recipe::GgufLlama { .. } => "gguf-llama",
+            Recipe::Gguf { .. } => "gguf",
+            Recipe::Huggingface { .. } => "huggingface",
             Recipe::TensorflowSsd {} => "tensorflow-ssd",
             Recipe::Copy { .. } => "copy",
         }
@@ -134,21 +130,27 @@ pub fn build(
                 recipe: json,
             }
         }
-        Recipe::GgufLlama {
+        Recipe::Gguf {
             weights,
             accuracy_level,
             head,
         } => {
-            let options = llama_options(*weights, *accuracy_level, *head)?;
+            let options = options(recipe.kind(), *weights, *accuracy_level, *head)?;
             let source = only_source(recipe.kind(), sources)?;
-            let config = build_llama(source, options, draft.dir(), watch)
+            let built = language::from_gguf(source, options, draft.dir(), watch)
                 .map_err(ForgeError::in_file(source))?;
-            Description {
-                role: "language".into(),
-                family: "llama".into(),
-                config,
-                recipe: json,
-            }
+            described(built, json)
+        }
+        Recipe::Huggingface {
+            weights,
+            accuracy_level,
+            head,
+        } => {
+            let options = options(recipe.kind(), *weights, *accuracy_level, *head)?;
+            described(
+                language::from_folder(sources, options, draft.dir(), watch)?,
+                json,
+            )
         }
         Recipe::TensorflowSsd {} => {
             let source = only_source(recipe.kind(), sources)?;
@@ -165,70 +167,47 @@ pub fn build(
     draft.publish(about, &what, watch)
 }
 
+fn described(built: language::Built, recipe: serde_json::Value) -> Description {
+    Description {
+        role: built.role.into(),
+        family: built.family.into(),
+        config: built.config,
+        recipe,
+    }
+}
+
 /// The recipe's choices as the graph's.
-fn llama_options(
+fn options(
+    recipe: &'static str,
     weights: WeightFormat,
     accuracy_level: u8,
-    head: HeadFormat,
-) -> Result<llama::Options, ForgeError> {
+    head: WeightFormat,
+) -> Result<Options, ForgeError> {
     if ![0, 1, 4].contains(&accuracy_level) {
         let found = accuracy_level.to_string();
         return Err(ForgeError::Recipe {
-            recipe: "gguf-llama",
+            recipe,
             field: "accuracy_level",
             expected: "0, 1 or 4".into(),
             found,
         });
     }
-    let layers = match weights {
-        WeightFormat::Int4Symmetric => Storage::Blocks(CodeFormat::Int4Symmetric),
-        WeightFormat::Int4 => Storage::Blocks(CodeFormat::Int4),
-        WeightFormat::Int8 => Storage::Blocks(CodeFormat::Int8),
-        WeightFormat::Fp32 => Storage::Fp32,
-    };
-    let head = match head {
-        HeadFormat::Int8 => Storage::Blocks(CodeFormat::Int8),
-        HeadFormat::Fp32 => Storage::Fp32,
-    };
-    Ok(llama::Options {
-        layers,
-        head,
+    Ok(Options {
+        layers: weights.storage(),
+        head: head.storage(),
         accuracy_level,
     })
 }
 
-/// GGUF → model.onnx, model.onnx.data, tokenizer.json, chat_template.jinja; returns the config for `llmasos.json`.
-fn build_llama(
-    source: &Path,
-    options: llama::Options,
-    dir: &Path,
-    watch: &mut Watch<'_>,
-) -> Result<serde_json::Value, ForgeError> {
-    let file = MappedFile::open(source)?;
-    let gguf = Gguf::parse(file.bytes())?;
-    let config = llama::Config::read(&gguf)?;
-    let vocabulary = Vocabulary::read(&gguf, config.vocab)?;
-    write_model(llama::graph(&gguf, &config, options)?, dir, watch)?;
-    write_file(&dir.join("tokenizer.json"), &vocabulary.to_json())?;
-    if gguf.metadata().contains_key(CHAT_TEMPLATE) {
-        write_file(
-            &dir.join("chat_template.jinja"),
-            gguf.string(CHAT_TEMPLATE)?.as_bytes(),
-        )?;
+impl WeightFormat {
+    fn storage(self) -> Storage {
+        match self {
+            WeightFormat::Int4Symmetric => Storage::Blocks(CodeFormat::Int4Symmetric),
+            WeightFormat::Int4 => Storage::Blocks(CodeFormat::Int4),
+            WeightFormat::Int8 => Storage::Blocks(CodeFormat::Int8),
+            WeightFormat::Fp32 => Storage::Fp32,
+        }
     }
-    Ok(serde_json::json!({
-        "layers": config.layers,
-        "hidden": config.hidden,
-        "heads": config.heads,
-        "kv_heads": config.kv_heads,
-        "head_dim": config.head_dim,
-        "vocab": config.vocab,
-        "context": config.context,
-        "rope_base": config.rope_base,
-        "bos": vocabulary.bos,
-        "eos": vocabulary.eos,
-        "accuracy_level": options.accuracy_level,
-    }))
 }
 
 /// Frozen graph → model.onnx, model.onnx.data; returns the config for `llmasos.json`.
@@ -240,7 +219,7 @@ fn build_ssd(
     let file = MappedFile::open(source)?;
     let nodes = GraphDef::parse(file.bytes())?;
     let detector = ssd::detector(&nodes)?;
-    write_model(detector.graph, dir, watch)?;
+    write_model(detector.graph, dir, MODEL_FILE, watch)?;
     Ok(
         serde_json::json!({ "input": ssd::INPUT_PX, "classes": detector.classes, "labels": "coco-90" }),
     )
@@ -357,8 +336,8 @@ mod tests {
     fn unknown_fields_are_errors() {
         let cases = [
             r#"{"kind":"tensorflow-ssd","scale":2}"#,
-            r#"{"kind":"gguf-llama","weights":"int4","accuracy_level":4,"head":"int8","extra":1}"#,
-            r#"{"kind":"gguf-llama","weights":"int3","accuracy_level":4,"head":"int8"}"#,
+            r#"{"kind":"gguf","weights":"int4","accuracy_level":4,"head":"int8","extra":1}"#,
+            r#"{"kind":"gguf","weights":"int3","accuracy_level":4,"head":"int8"}"#,
             r#"{"kind":"run","command":"sh"}"#,
         ];
         for case in cases {
@@ -372,10 +351,8 @@ mod tests {
         let out = root.path().join("m");
         let escape = COPY.replace("model.onnx", "../model.onnx");
         let manifest = COPY.replace("model.onnx", "llmasos.json");
-        let llama = |level: u8| {
-            format!(
-                r#"{{"kind":"gguf-llama","weights":"int4","accuracy_level":{level},"head":"int8"}}"#
-            )
+        let gguf = |level: u8| {
+            format!(r#"{{"kind":"gguf","weights":"int4","accuracy_level":{level},"head":"int8"}}"#)
         };
         let absent = root.path().join("absent");
         /// Recipe, sources, and what the message must contain.
@@ -385,16 +362,16 @@ mod tests {
             (&escape, &[("in.onnx", &absent)], "files is ../model.onnx"),
             (&manifest, &[("in.onnx", &absent)], "files is llmasos.json"),
             (
-                &llama(2),
+                &gguf(2),
                 &[("a", &absent)],
                 "accuracy_level is 2, expected 0, 1 or 4",
             ),
             (
-                &llama(4),
+                &gguf(4),
                 &[("a", &absent), ("b", &absent)],
                 "exactly one source, found a, b",
             ),
-            (&llama(4), &[("a", &absent)], "cannot open"),
+            (&gguf(4), &[("a", &absent)], "cannot open"),
         ];
         for (recipe, sources, expected) in cases {
             let message = run(recipe, sources, &out).unwrap_err().to_string();

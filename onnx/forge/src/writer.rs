@@ -1,4 +1,4 @@
-//! Writes a [`Graph`] as `model.onnx` and `model.onnx.data`.
+//! Writes a [`Graph`] as `model.onnx` and `model.onnx.data`, or under another name.
 //!
 //! Tensors of more than 1 KiB go to the external file, each at an offset that is a multiple of 4096: the runtime maps the file
 //! and every tensor begins on a page of its own, so that weights are shared between processes and never copied. Payloads are
@@ -18,7 +18,7 @@ use prost::Message;
 
 use crate::error::ForgeError;
 use crate::folder::{Progress, Step, Watch, report, write_file};
-use crate::graph::{Graph, GraphError, MICROSOFT, TensorSpec};
+use crate::graph::{Graph, GraphError, LLMASOS, MICROSOFT, TensorSpec};
 use crate::proto::onnx::{
     DataLocation, GraphProto, ModelProto, OperatorSetIdProto, StringStringEntryProto, TensorProto,
 };
@@ -33,21 +33,23 @@ pub const MICROSOFT_OPSET: i64 = 1;
 pub const INLINE_BYTES: u64 = 1024;
 /// Alignment of tensors in the external file: the page size of the targets.
 pub const ALIGNMENT_BYTES: u64 = 4096;
-/// Name of the graph file.
+/// Version of the project's own operator set.
+pub const LLMASOS_OPSET: i64 = 1;
+/// Name of the portable graph's file. That of its weights has `.data` behind it.
 pub const MODEL_FILE: &str = "model.onnx";
-/// Name of the weights file.
-pub const DATA_FILE: &str = "model.onnx.data";
+/// Name of the fused graph's file. That of its weights has `.data` behind it.
+pub const FUSED_FILE: &str = "fused.onnx";
 
 /// Sizes of what was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Written {
-    /// Bytes of `model.onnx`.
+    /// Bytes of the graph's file.
     pub model_bytes: u64,
-    /// Bytes of `model.onnx.data`; 0 if no tensor was large enough to need it.
+    /// Bytes of its weights' file; 0 if no tensor was large enough to need it.
     pub data_bytes: u64,
 }
 
-/// Writes `graph` into `dir`.
+/// Writes `graph` into `dir` as `file` and, if a tensor is large enough to need it, `file.data`.
 ///
 /// # Errors
 /// [`ForgeError::Io`], [`ForgeError::Graph`] if a payload does not fit its shape, any error of a payload, or
@@ -55,10 +57,12 @@ pub struct Written {
 pub fn write_model(
     graph: Graph<'_>,
     dir: &Path,
+    file: &str,
     watch: &mut Watch<'_>,
 ) -> Result<Written, ForgeError> {
     let total = external_bytes(&graph)?;
-    let mut data = DataFile::create(dir)?;
+    let opset_import = operator_sets(&graph);
+    let mut data = DataFile::create(dir, format!("{file}.data"))?;
     let mut initializer = Vec::new();
     for payload in graph.payloads {
         let first = payload
@@ -99,20 +103,11 @@ pub fn write_model(
             input: graph.inputs,
             output: graph.outputs,
         }),
-        opset_import: vec![
-            OperatorSetIdProto {
-                domain: String::new(),
-                version: OPSET,
-            },
-            OperatorSetIdProto {
-                domain: MICROSOFT.to_string(),
-                version: MICROSOFT_OPSET,
-            },
-        ],
+        opset_import,
         metadata_props: Vec::new(),
     };
     let bytes = model.encode_to_vec();
-    let model_file = Partial::new(dir.join(MODEL_FILE));
+    let model_file = Partial::new(dir.join(file));
     write_file(&model_file.path, &bytes)?;
     let data_bytes = data.publish()?;
     model_file.publish()?;
@@ -120,6 +115,20 @@ pub fn write_model(
         model_bytes: bytes.len() as u64,
         data_bytes,
     })
+}
+
+/// The operator sets that `graph` refers to; the first two are always there.
+fn operator_sets(graph: &Graph<'_>) -> Vec<OperatorSetIdProto> {
+    let uses = |domain: &str| graph.nodes.iter().any(|node| node.domain == domain);
+    let mut sets = vec![("", OPSET), (MICROSOFT, MICROSOFT_OPSET)];
+    if uses(LLMASOS) {
+        sets.push((LLMASOS, LLMASOS_OPSET));
+    }
+    let set = |(domain, version): (&str, i64)| OperatorSetIdProto {
+        domain: domain.to_string(),
+        version,
+    };
+    sets.into_iter().map(set).collect()
 }
 
 /// Length of the external file that `graph` will have.
@@ -166,7 +175,7 @@ fn tensor(
         value,
     };
     proto.external_data = vec![
-        entry("location", DATA_FILE.to_string()),
+        entry("location", data.name.clone()),
         entry("offset", offset.to_string()),
         entry("length", expected.to_string()),
     ];
@@ -176,16 +185,18 @@ fn tensor(
 
 /// The external file while it grows.
 struct DataFile {
+    name: String,
     partial: Partial,
     file: BufWriter<File>,
     length: u64,
 }
 
 impl DataFile {
-    fn create(dir: &Path) -> Result<DataFile, ForgeError> {
-        let partial = Partial::new(dir.join(DATA_FILE));
+    fn create(dir: &Path, name: String) -> Result<DataFile, ForgeError> {
+        let partial = Partial::new(dir.join(&name));
         let file = File::create(&partial.path).map_err(ForgeError::io("create", &partial.path))?;
         Ok(DataFile {
+            name,
             partial,
             file: BufWriter::new(file),
             length: 0,
@@ -210,6 +221,7 @@ impl DataFile {
             partial,
             mut file,
             length,
+            ..
         } = self;
         file.flush()
             .and_then(|()| file.get_ref().sync_all())
@@ -290,7 +302,13 @@ mod tests {
     fn round_trip_with_aligned_external_data() {
         let dir = tempfile::tempdir().unwrap();
         let weights: Vec<f32> = (0..600).map(|value| value as f32).collect();
-        let written = write_model(graph(weights.clone(), 2), dir.path(), &mut go_on).unwrap();
+        let written = write_model(
+            graph(weights.clone(), 2),
+            dir.path(),
+            MODEL_FILE,
+            &mut go_on,
+        )
+        .unwrap();
         let model =
             ModelProto::decode(fs::read(dir.path().join(MODEL_FILE)).unwrap().as_slice()).unwrap();
         assert_eq!(
@@ -321,7 +339,7 @@ mod tests {
             (external(first, "offset"), external(second, "offset")),
             ("0".into(), "4096".into())
         );
-        let data = fs::read(dir.path().join(DATA_FILE)).unwrap();
+        let data = fs::read(dir.path().join("model.onnx.data")).unwrap();
         assert_eq!(data.len() as u64, written.data_bytes);
         assert_eq!(data[..2400], crate::graph::float_bytes(&weights));
         assert!(data[2400..4096].iter().all(|&byte| byte == 0));
@@ -331,7 +349,8 @@ mod tests {
     #[test]
     fn wrong_length_leaves_no_file() {
         let dir = tempfile::tempdir().unwrap();
-        let error = write_model(graph(vec![0.0; 599], 2), dir.path(), &mut go_on).unwrap_err();
+        let error =
+            write_model(graph(vec![0.0; 599], 2), dir.path(), MODEL_FILE, &mut go_on).unwrap_err();
         assert_eq!(
             error.to_string(),
             "ONNX graph: tensor first: expected 2400 bytes, found 2396"
@@ -349,7 +368,8 @@ mod tests {
                 ControlFlow::Continue(())
             }
         };
-        let error = write_model(graph(vec![0.0; 600], 2), dir.path(), &mut stop).unwrap_err();
+        let error =
+            write_model(graph(vec![0.0; 600], 2), dir.path(), MODEL_FILE, &mut stop).unwrap_err();
         assert!(matches!(error, ForgeError::Cancelled));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
@@ -361,8 +381,9 @@ mod tests {
         graph.floats("c", &[], &[1.0]);
         graph.node(Node::new("Identity", &["c"], &["y"]));
         graph.output("y", DataType::Float, &[]);
-        let written = write_model(graph.finish().unwrap(), dir.path(), &mut go_on).unwrap();
+        let written =
+            write_model(graph.finish().unwrap(), dir.path(), MODEL_FILE, &mut go_on).unwrap();
         assert_eq!(written.data_bytes, 0);
-        assert!(!dir.path().join(DATA_FILE).exists());
+        assert!(!dir.path().join("model.onnx.data").exists());
     }
 }

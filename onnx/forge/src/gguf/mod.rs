@@ -416,6 +416,22 @@ impl<'a> Gguf<'a> {
         texts.collect()
     }
 
+    /// An array of floats.
+    ///
+    /// # Errors
+    /// [`GgufError::Metadata`] if absent or of another type.
+    pub fn numbers(&self, key: &str) -> Result<Vec<f64>, GgufError> {
+        const EXPECTED: &str = "an array of floats";
+        let Some(Value::Array(items)) = self.metadata.get(key) else {
+            return Err(wrong_type(key, EXPECTED, self.metadata.get(key)));
+        };
+        let float = |item: &Value| match item {
+            Value::Float(value) => Ok(*value),
+            other => Err(wrong_type(key, EXPECTED, Some(other))),
+        };
+        items.iter().map(float).collect()
+    }
+
     /// An array of integers.
     ///
     /// # Errors

@@ -1,0 +1,168 @@
+//! Matrices in the layout of the fused operators ([`llmasos_kernels::pack`]), from the same codes that the portable graph has.
+//!
+//! Codes lie two to a byte and are packed from one a byte, so a matrix is taken in pieces of whole groups of 16 rows.
+//!
+//! ```text
+//!   gate ─ codes ─┐  rows in turns of 16: gate[0..16] up[0..16] gate[16..32] …
+//!   up   ─ codes ─┴─► lines of 16 rows ─► unpack ─► pack ─► u8 [groups, group_bytes]
+//! ```
+
+use llmasos_kernels::pack::{Format, GROUP_ROWS, Unpacked, pack};
+
+use crate::error::ForgeError;
+use crate::matrix::Matrix;
+use crate::quantize::{BLOCK, CodeFormat, Codes};
+use crate::weights::Weights;
+
+/// Codes unpacked at once.
+const PIECE_CODES: usize = 4 << 20;
+
+/// The kernels' name of a format.
+pub(super) fn format_of(format: CodeFormat) -> Format {
+    match format {
+        CodeFormat::Int4Symmetric => Format::Int4,
+        CodeFormat::Int4 => Format::Int4Zeros,
+        CodeFormat::Int8 => Format::Int8,
+    }
+}
+
+/// Shape of a packed matrix: [groups, group_bytes].
+pub(super) fn dims(rows: usize, columns: usize, format: CodeFormat) -> [i64; 2] {
+    let group_bytes = format_of(format).group_bytes(columns);
+    [rows.div_ceil(GROUP_ROWS) as i64, group_bytes as i64]
+}
+
+/// Packs the rows of all `matrices`, which have as many of them: of one, in order; of several, in turns of 16.
+///
+/// # Errors
+/// As [`Weights::rows`], and [`ForgeError::Pack`].
+pub(super) fn packed(
+    weights: &dyn Weights,
+    matrices: &[Matrix],
+    format: CodeFormat,
+) -> Result<Vec<u8>, ForgeError> {
+    let Some(first) = matrices.first() else {
+        return Ok(Vec::new());
+    };
+    let (rows, columns) = (first.rows(), first.columns);
+    let codes = matrices
+        .iter()
+        .map(|matrix| matrix.codes(weights, format))
+        .collect::<Result<Vec<Codes>, ForgeError>>()?;
+    let [groups, group_bytes] = dims(rows, columns, format);
+    let mut out = Vec::with_capacity(groups as usize * matrices.len() * group_bytes as usize);
+    let step = if matrices.len() == 1 {
+        (PIECE_CODES / columns.max(1) / GROUP_ROWS).max(1) * GROUP_ROWS
+    } else {
+        GROUP_ROWS
+    };
+    for start in (0..rows).step_by(step) {
+        let piece = start..(start + step).min(rows);
+        for codes in &codes {
+            out.append(&mut pack_rows(codes, piece.clone(), columns, format)?);
+        }
+    }
+    Ok(out)
+}
+
+/// Elements of vectors that belong to the rows of several matrices, in the order of [`packed`].
+pub(super) fn in_turns(vectors: &[Vec<f32>]) -> Vec<f32> {
+    let groups = vectors
+        .iter()
+        .map(|vector| vector.chunks(GROUP_ROWS))
+        .collect::<Vec<_>>();
+    let count = groups.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
+    let mut out = Vec::new();
+    for group in 0..count {
+        for mut chunks in groups.iter().cloned() {
+            out.extend(chunks.nth(group).unwrap_or_default());
+        }
+    }
+    out
+}
+
+fn pack_rows(
+    codes: &Codes,
+    rows: std::ops::Range<usize>,
+    columns: usize,
+    format: CodeFormat,
+) -> Result<Vec<u8>, ForgeError> {
+    let blocks = columns / BLOCK;
+    let row_bytes = blocks * format.block_bytes();
+    let bytes = &codes.codes[rows.start * row_bytes..rows.end * row_bytes];
+    let nibbles = |bytes: &[u8]| -> Vec<u8> {
+        bytes
+            .iter()
+            .flat_map(|byte| [byte & 15, byte >> 4])
+            .collect()
+    };
+    let unpacked = match format {
+        CodeFormat::Int4Symmetric | CodeFormat::Int4 => nibbles(bytes),
+        CodeFormat::Int8 => bytes.to_vec(),
+    };
+    let mut zeros = Vec::new();
+    if format.has_zero_points() {
+        let row_zeros = blocks.div_ceil(2);
+        for row in
+            codes.zero_points[rows.start * row_zeros..rows.end * row_zeros].chunks_exact(row_zeros)
+        {
+            zeros.extend(nibbles(row).into_iter().take(blocks));
+        }
+    }
+    Ok(pack(&Unpacked {
+        rows: rows.len(),
+        columns,
+        codes: &unpacked,
+        scales: &codes.scales[rows.start * blocks..rows.end * blocks],
+        zeros: &zeros,
+        format: format_of(format),
+    })?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gguf::Gguf;
+    use crate::gguf::sample::Sample;
+    use crate::matrix::Part;
+
+    #[test]
+    fn rows_of_two_matrices_take_turns() {
+        let value = |at: usize| (at * 37 % 101) as f32 / 50.0 - 1.0;
+        let values: Vec<f32> = (0..2 * 20 * 32).map(value).collect();
+        let (gate, up) = values.split_at(20 * 32);
+        let alternate: Vec<f32> = [
+            &gate[..16 * 32],
+            &up[..16 * 32],
+            &gate[16 * 32..],
+            &up[16 * 32..],
+        ]
+        .concat();
+        let bytes = Sample::default()
+            .floats("gate", &[32, 20], gate)
+            .floats("up", &[32, 20], up)
+            .floats("first", &[32, 32], &alternate[..32 * 32])
+            .floats("second", &[32, 8], &alternate[32 * 32..])
+            .bytes(0);
+        let gguf = Gguf::parse(&bytes).unwrap();
+        let matrix = |name: &str, rows| Matrix::one(32, Part::stored(name, rows));
+        for format in [
+            CodeFormat::Int4Symmetric,
+            CodeFormat::Int4,
+            CodeFormat::Int8,
+        ] {
+            let both = packed(&gguf, &[matrix("gate", 20), matrix("up", 20)], format).unwrap();
+            let group = format_of(format).group_bytes(32);
+            assert_eq!(both.len(), 4 * group, "{format:?}: two groups of each");
+            let first = packed(&gguf, &[matrix("first", 32)], format).unwrap();
+            assert_eq!(both[..2 * group], first, "{format:?}");
+            assert_eq!(dims(20, 32, format), [2, group as i64]);
+        }
+        let ones: Vec<f32> = (0..20_u8).map(f32::from).collect();
+        let order = in_turns(&[ones.clone(), ones.iter().map(|one| one + 100.0).collect()]);
+        assert_eq!(
+            (order[15], order[16], order[32], order[36]),
+            (15.0, 100.0, 16.0, 116.0)
+        );
+    }
+}

@@ -1,0 +1,311 @@
+//! Stock operators of ONNX Runtime over stored matrices: products, lookups and norms in whichever storage was chosen.
+//!
+//! ```text
+//!   storage   product                     lookup                 a matrix's constants
+//!   blocks    MatMulNBits (+ bias)        GatherBlockQuantized   name u8 [rows, blocks, bytes], .scales, .zero_points
+//!   fp32      MatMul, Add | Gemm (table)  Gather                 name f32 [columns, rows]; a table: [rows, columns]
+//! ```
+
+use crate::decoder::{Activation, Linear, Norm, NormKind, Storage};
+use crate::error::ForgeError;
+use crate::graph::{GraphBuilder, Node, TensorSpec, float_bytes};
+use crate::matrix::{Matrix, Vector, transpose};
+use crate::proto::onnx::DataType;
+use crate::quantize::{BLOCK, CodeFormat};
+use crate::weights::Weights;
+
+/// What a matrix is for; decides how it lies in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// Multiplied with.
+    Product,
+    /// Looked up by row, and perhaps multiplied with too.
+    Table,
+}
+
+/// A graph under construction, and the weights it takes.
+pub(crate) struct Operators<'a> {
+    pub(crate) graph: GraphBuilder<'a>,
+    pub(crate) weights: &'a dyn Weights,
+    /// `accuracy_level` of MatMulNBits.
+    pub(crate) accuracy_level: u8,
+    /// ε of the norms.
+    pub(crate) epsilon: f32,
+}
+
+impl<'a> Operators<'a> {
+    /// input · matrixᵀ + bias; returns the name of the sum.
+    pub(crate) fn linear(
+        &mut self,
+        name: &str,
+        input: &str,
+        linear: &Linear,
+        storage: Storage,
+    ) -> Result<String, ForgeError> {
+        let matrix = &linear.matrix;
+        self.matrix(name, matrix, storage, Use::Product)?;
+        let bias = linear.bias.as_ref().map(|bias| {
+            let name = format!("{name}.bias");
+            self.vector(&name, bias);
+            name
+        });
+        let output = format!("{name}.out");
+        match (storage, bias) {
+            (Storage::Blocks(format), bias) => {
+                let shape = (matrix.rows(), matrix.columns);
+                self.block_product([input, name, name], shape, format, bias.as_deref(), &output);
+            }
+            (Storage::Fp32, None) => {
+                self.graph
+                    .node(Node::new("MatMul", &[input, name], &[&output]))
+            }
+            (Storage::Fp32, Some(bias)) => {
+                let product = format!("{name}.product");
+                self.graph
+                    .node(Node::new("MatMul", &[input, name], &[&product]));
+                self.graph
+                    .node(Node::new("Add", &[&product, &bias], &[&output]));
+            }
+        }
+        Ok(output)
+    }
+
+    /// The rows of a registered table with the given ids.
+    pub(crate) fn lookup(&mut self, table: &str, ids: &str, storage: Storage, output: &str) {
+        match storage {
+            Storage::Fp32 => self
+                .graph
+                .node(Node::new("Gather", &[table, ids], &[output])),
+            Storage::Blocks(format) => {
+                let (scales, zeros) = (format!("{table}.scales"), format!("{table}.zero_points"));
+                let mut inputs = vec![table, ids, &scales];
+                if format.has_zero_points() {
+                    inputs.push(&zeros);
+                }
+                let node = Node::microsoft("GatherBlockQuantized", &inputs, &[output])
+                    .int("bits", format.bits())
+                    .int("block_size", BLOCK as i64);
+                self.graph
+                    .node(node.int("gather_axis", 0).int("quantize_axis", 1));
+            }
+        }
+    }
+
+    /// input · tableᵀ of one position, [batch, 1, columns] → `output` [batch, 1, rows], from the last position of `input`.
+    pub(crate) fn last_by_table(
+        &mut self,
+        input: &str,
+        (table, matrix): (&str, &Matrix),
+        bias: Option<&str>,
+        storage: Storage,
+        output: &str,
+    ) {
+        let graph = &mut self.graph;
+        let last = Node::new("Gather", &[input, "head.last"], &["head.input"]).int("axis", 1);
+        match storage {
+            Storage::Blocks(format) => {
+                graph.integers("head.last", &[1], &[-1]);
+                graph.node(last);
+                // A table is stored flat for the lookup, which reads it in place from the mapped file; the view of the head is
+                // packed anew by the runtime anyway, so that only one copy stays in memory.
+                let (shape, view) = (format!("{table}.shape"), format!("{table}.blocks"));
+                graph.integers(&shape, &[3], &block_dims(matrix, format));
+                graph.node(Node::new("Reshape", &[table, &shape], &[&view]));
+                let size = (matrix.rows(), matrix.columns);
+                self.block_product(["head.input", &view, table], size, format, bias, output);
+            }
+            Storage::Fp32 => {
+                // A scalar index drops the axis, so that Gemm can read the embedding transposed instead of storing it twice.
+                graph.integers("head.last", &[], &[-1]);
+                graph.integers("head.axis", &[1], &[1]);
+                graph.node(last);
+                let inputs = ["head.input", table, bias.unwrap_or_default()];
+                let count = if bias.is_some() { 3 } else { 2 };
+                graph.node(Node::new("Gemm", &inputs[..count], &["head.row"]).int("transB", 1));
+                graph.node(Node::new(
+                    "Unsqueeze",
+                    &["head.row", "head.axis"],
+                    &[output],
+                ));
+            }
+        }
+    }
+
+    /// The norm of `input`; its constants are registered under `name`.
+    pub(crate) fn norm(&mut self, kind: NormKind, name: &str, input: &str, norm: &Norm) -> String {
+        let (weight, bias) = self.norm_constants(name, norm);
+        let output = format!("{name}.out");
+        let mut inputs = vec![input, &weight];
+        inputs.extend(bias.as_deref());
+        let op = match kind {
+            NormKind::Rms => "SimplifiedLayerNormalization",
+            NormKind::Layer => "LayerNormalization",
+        };
+        let node = Node::new(op, &inputs, &[&output]).int("axis", -1);
+        self.graph
+            .node(node.float("epsilon", self.epsilon).int("stash_type", 1));
+        output
+    }
+
+    /// The norm of residual + delta; the sum goes on as `sum`, if anybody needs it.
+    pub(crate) fn skip_norm(
+        &mut self,
+        kind: NormKind,
+        name: &str,
+        [residual, delta]: [&str; 2],
+        norm: &Norm,
+        sum: Option<&str>,
+    ) -> String {
+        let (weight, bias) = self.norm_constants(name, norm);
+        let output = format!("{name}.out");
+        let mut inputs = vec![residual, delta, &weight];
+        inputs.extend(bias.as_deref());
+        let all = [output.as_str(), "", "", sum.unwrap_or_default()];
+        let outputs = if sum.is_some() { &all[..] } else { &all[..1] };
+        let op = match kind {
+            NormKind::Rms => "SkipSimplifiedLayerNormalization",
+            NormKind::Layer => "SkipLayerNormalization",
+        };
+        self.graph
+            .node(Node::microsoft(op, &inputs, outputs).float("epsilon", self.epsilon));
+        output
+    }
+
+    /// The nonlinearity of a feed-forward part.
+    pub(crate) fn activation(&mut self, activation: Activation, input: &str, output: &str) {
+        let node = match activation {
+            Activation::Silu => {
+                Node::microsoft("QuickGelu", &[input], &[output]).float("alpha", 1.0)
+            }
+            Activation::Gelu => Node::new("Gelu", &[input], &[output]).text("approximate", "none"),
+            Activation::GeluTanh => {
+                Node::new("Gelu", &[input], &[output]).text("approximate", "tanh")
+            }
+        };
+        self.graph.node(node);
+    }
+
+    fn norm_constants(&mut self, name: &str, norm: &Norm) -> (String, Option<String>) {
+        let weight = format!("{name}.weight");
+        self.vector(&weight, &norm.weight);
+        let bias = norm.bias.as_ref().map(|bias| {
+            let name = format!("{name}.bias");
+            self.vector(&name, bias);
+            name
+        });
+        (weight, bias)
+    }
+
+    /// Registers a vector.
+    pub(crate) fn vector(&mut self, name: &str, vector: &Vector) {
+        let (weights, vector) = (self.weights, vector.clone());
+        let dims = [vector.length() as i64];
+        let tensors = vec![TensorSpec::new(name, DataType::Float, &dims)];
+        self.graph.payload(tensors, move || {
+            Ok(vec![float_bytes(&vector.floats(weights)?)])
+        });
+    }
+
+    /// Registers a matrix; see the module for the constants.
+    pub(crate) fn matrix(
+        &mut self,
+        name: &str,
+        matrix: &Matrix,
+        storage: Storage,
+        purpose: Use,
+    ) -> Result<(), ForgeError> {
+        match storage {
+            Storage::Blocks(format) => {
+                matrix.check_blocks()?;
+                self.block_matrix(name, matrix.clone(), format, purpose);
+            }
+            Storage::Fp32 => self.float_matrix(name, matrix.clone(), purpose),
+        }
+        Ok(())
+    }
+
+    fn block_matrix(&mut self, name: &str, matrix: Matrix, format: CodeFormat, purpose: Use) {
+        let [rows, blocks, block_bytes] = block_dims(&matrix, format);
+        let (flat, solid) = ([rows, blocks * block_bytes], [rows, blocks, block_bytes]);
+        let shape = match purpose {
+            Use::Table => &flat[..],
+            Use::Product => &solid[..],
+        };
+        let mut tensors = vec![
+            TensorSpec::new(name, DataType::Uint8, shape),
+            TensorSpec::new(format!("{name}.scales"), DataType::Float, &[rows, blocks]),
+        ];
+        if format.has_zero_points() {
+            let zeros = format!("{name}.zero_points");
+            tensors.push(TensorSpec::new(
+                zeros,
+                DataType::Uint8,
+                &[rows, (blocks + 1) / 2],
+            ));
+        }
+        let weights = self.weights;
+        self.graph.payload(tensors, move || {
+            let codes = matrix.codes(weights, format)?;
+            let mut contents = vec![codes.codes, float_bytes(&codes.scales)];
+            if format.has_zero_points() {
+                contents.push(codes.zero_points);
+            }
+            Ok(contents)
+        });
+    }
+
+    fn float_matrix(&mut self, name: &str, matrix: Matrix, purpose: Use) {
+        let (rows, columns) = (matrix.rows() as i64, matrix.columns as i64);
+        let dims = match purpose {
+            Use::Table => [rows, columns],
+            Use::Product => [columns, rows],
+        };
+        let weights = self.weights;
+        let tensors = vec![TensorSpec::new(name, DataType::Float, &dims)];
+        self.graph.payload(tensors, move || {
+            let floats = matrix.floats(weights)?;
+            let floats = match purpose {
+                Use::Table => floats,
+                Use::Product => transpose(&floats, matrix.columns),
+            };
+            Ok(vec![float_bytes(&floats)])
+        });
+    }
+
+    /// MatMulNBits of [input, codes, name of the other constants].
+    fn block_product(
+        &mut self,
+        [input, codes, name]: [&str; 3],
+        (rows, columns): (usize, usize),
+        format: CodeFormat,
+        bias: Option<&str>,
+        output: &str,
+    ) {
+        let (scales, zeros) = (format!("{name}.scales"), format!("{name}.zero_points"));
+        let mut inputs = vec![input, codes, &scales];
+        if format.has_zero_points() {
+            inputs.push(&zeros);
+        }
+        if let Some(bias) = bias {
+            // Zero points and the order of groups come before it.
+            inputs.resize(5, "");
+            inputs.push(bias);
+        }
+        let node = Node::microsoft("MatMulNBits", &inputs, &[output])
+            .int("K", columns as i64)
+            .int("N", rows as i64)
+            .int("bits", format.bits())
+            .int("block_size", BLOCK as i64);
+        self.graph
+            .node(node.int("accuracy_level", self.accuracy_level.into()));
+    }
+}
+
+/// Shape of the codes: [rows, blocks, bytes of a block].
+fn block_dims(matrix: &Matrix, format: CodeFormat) -> [i64; 3] {
+    [
+        matrix.rows() as i64,
+        (matrix.columns / BLOCK) as i64,
+        format.block_bytes() as i64,
+    ]
+}

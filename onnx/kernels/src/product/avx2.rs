@@ -1,0 +1,180 @@
+//! Products with AVX2: pairs of bytes are multiplied and added in 16 bits, which 4-bit codes allow for a whole block.
+//!
+//! A sum of two products is at most 2·15·127, and eight of them still fit 16 bits, so a block needs one widening. 8-bit codes
+//! have no such room: they are made signed, the sign goes over to the activations, and each pair is widened at once. A group's
+//! 16 rows are done in two halves of eight, because 16 registers hold the sums of four rows of activations for one half.
+
+use std::arch::x86_64::*;
+
+use crate::activation::Bunch;
+use crate::pack::{Format, SCALE_BYTES, ZERO_BYTES};
+
+/// How far ahead of use weights are prefetched, in bytes.
+const AHEAD: usize = 4096;
+
+/// Runs the kernel for the bunch's number of rows.
+macro_rules! by_rows {
+    ($rows:expr, $kernel:ident::<$format:literal>($($argument:expr),*)) => {
+        match $rows {
+            1 => $kernel::<1, $format>($($argument),*),
+            2 => $kernel::<2, $format>($($argument),*),
+            3 => $kernel::<3, $format>($($argument),*),
+            _ => $kernel::<4, $format>($($argument),*),
+        }
+    };
+}
+
+/// See [`Simd::product`](crate::simd::Simd::product).
+///
+/// # Safety
+/// As there, on a processor with these features.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(crate) unsafe fn product(
+    format: Format,
+    group: *const u8,
+    tiles: usize,
+    bunch: &Bunch,
+    out: *mut f32,
+) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        match format {
+            Format::Int4 => by_rows!(bunch.rows, int4::<false>(group, tiles, bunch, out)),
+            Format::Int4Zeros => by_rows!(bunch.rows, int4::<true>(group, tiles, bunch, out)),
+            Format::Int8 => by_rows!(bunch.rows, int8::<false>(group, tiles, bunch, out)),
+        }
+    }
+}
+
+/// Adds `dots · (steps · scale)` to the sums of each row and half.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn scale<const R: usize>(
+    sums: &mut [__m256; R],
+    dots: &[__m256i; R],
+    steps: *const u8,
+    scales: *const f32,
+) {
+    // SAFETY: 16 bytes of steps, R scales.
+    unsafe {
+        let steps = _mm256_cvtph_ps(_mm_loadu_si128(steps.cast()));
+        for row in 0..R {
+            let step = _mm256_mul_ps(steps, _mm256_broadcast_ss(&*scales.add(row)));
+            sums[row] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[row]), step, sums[row]);
+        }
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn int4<const R: usize, const ZEROS: bool>(
+    group: *const u8,
+    tiles: usize,
+    bunch: &Bunch,
+    out: *mut f32,
+) {
+    // SAFETY: `tiles` whole tiles, then their zero points; two blocks of R rows of activations a tile.
+    unsafe {
+        let nibble = _mm256_set1_epi8(15);
+        let ones = _mm256_set1_epi16(1);
+        let zeros = group.add(tiles * Format::Int4Zeros.tile_bytes());
+        let mut all = [[_mm256_setzero_ps(); R]; 2];
+        for index in 0..tiles {
+            let tile = group.add(index * Format::Int4.tile_bytes());
+            for line in 0..9 {
+                _mm_prefetch::<_MM_HINT_T0>(tile.wrapping_add(AHEAD + 64 * line).cast());
+            }
+            for block in 0..2 {
+                let at = 2 * index + block;
+                let (data, fix) = (bunch.data.add(8 * at * R), bunch.fix.add(at * R));
+                for (half, sums) in all.iter_mut().enumerate() {
+                    let mut pairs = [_mm256_setzero_si256(); R];
+                    let lines = tile.add(SCALE_BYTES + 256 * block + 32 * half);
+                    for line in 0..4 {
+                        let both = _mm256_loadu_si256(lines.add(64 * line).cast());
+                        let low = _mm256_and_si256(both, nibble);
+                        let high = _mm256_and_si256(_mm256_srli_epi16::<4>(both), nibble);
+                        for (row, pair) in pairs.iter_mut().enumerate() {
+                            let first = _mm256_set1_epi32(*data.add(2 * line * R + row) as i32);
+                            let second =
+                                _mm256_set1_epi32(*data.add((2 * line + 1) * R + row) as i32);
+                            *pair = _mm256_add_epi16(*pair, _mm256_maddubs_epi16(low, first));
+                            *pair = _mm256_add_epi16(*pair, _mm256_maddubs_epi16(high, second));
+                        }
+                    }
+                    let mut dots = [_mm256_setzero_si256(); R];
+                    for (row, dot) in dots.iter_mut().enumerate() {
+                        let start = if ZEROS {
+                            let both = zeros.add(index * ZERO_BYTES + 8 * half);
+                            let both = _mm256_cvtepu8_epi32(_mm_loadl_epi64(both.cast()));
+                            let zero = if block == 0 {
+                                _mm256_and_si256(both, _mm256_set1_epi32(15))
+                            } else {
+                                _mm256_srli_epi32::<4>(both)
+                            };
+                            _mm256_madd_epi16(zero, _mm256_set1_epi32(*fix.add(row) & 0xffff))
+                        } else {
+                            _mm256_set1_epi32(*fix.add(row))
+                        };
+                        *dot = _mm256_add_epi32(start, _mm256_madd_epi16(pairs[row], ones));
+                    }
+                    let steps = tile.add(32 * block + 16 * half);
+                    scale(sums, &dots, steps, bunch.scales.add(at * R));
+                }
+            }
+        }
+        store(&all, out);
+    }
+}
+
+/// `UNUSED` only gives both kernels the same shape for the macro.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn int8<const R: usize, const UNUSED: bool>(
+    group: *const u8,
+    tiles: usize,
+    bunch: &Bunch,
+    out: *mut f32,
+) {
+    // SAFETY: `tiles` whole tiles; two blocks of R rows of activations a tile.
+    unsafe {
+        let ones = _mm256_set1_epi16(1);
+        let flip = _mm256_set1_epi8(i8::MIN);
+        let mut all = [[_mm256_setzero_ps(); R]; 2];
+        for index in 0..tiles {
+            let tile = group.add(index * Format::Int8.tile_bytes());
+            for line in 0..17 {
+                _mm_prefetch::<_MM_HINT_T0>(tile.wrapping_add(AHEAD + 64 * line).cast());
+            }
+            for block in 0..2 {
+                let at = 2 * index + block;
+                let data = bunch.data.add(8 * at * R);
+                for (half, sums) in all.iter_mut().enumerate() {
+                    let mut dots = [_mm256_setzero_si256(); R];
+                    let lines = tile.add(SCALE_BYTES + 512 * block + 32 * half);
+                    for line in 0..8 {
+                        let codes = _mm256_loadu_si256(lines.add(64 * line).cast());
+                        let signed = _mm256_xor_si256(codes, flip);
+                        let magnitude = _mm256_abs_epi8(signed);
+                        for (row, dot) in dots.iter_mut().enumerate() {
+                            let bytes = _mm256_set1_epi32(*data.add(line * R + row) as i32);
+                            let bytes = _mm256_sign_epi8(bytes, signed);
+                            let pair = _mm256_maddubs_epi16(magnitude, bytes);
+                            *dot = _mm256_add_epi32(*dot, _mm256_madd_epi16(pair, ones));
+                        }
+                    }
+                    let steps = tile.add(32 * block + 16 * half);
+                    scale(sums, &dots, steps, bunch.scales.add(at * R));
+                }
+            }
+        }
+        store(&all, out);
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn store<const R: usize>(all: &[[__m256; R]; 2], out: *mut f32) {
+    for (half, sums) in all.iter().enumerate() {
+        for (row, sum) in sums.iter().enumerate() {
+            // SAFETY: room for 16 floats a row.
+            unsafe { _mm256_storeu_ps(out.add(16 * row + 8 * half), *sum) };
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Every instruction set against plain Rust, and plain Rust against the weights that were packed.
+
+use crate::activation::Activations;
+use crate::pack::{BLOCK, Format, GROUP_ROWS, Packed, Unpacked, pack};
+use crate::simd::{Simd, portable::Portable};
+
+/// Largest difference between instruction sets, relative to the largest result: they only round sums differently.
+const BETWEEN: f32 = 1e-5;
+/// Largest error against products in floats, relative to the root of the sum of squares: activations are rounded to bytes.
+const ROUNDING: f32 = 0.02;
+
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn float(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+}
+
+struct Case {
+    packed: Vec<u8>,
+    rows: usize,
+    columns: usize,
+    format: Format,
+}
+
+fn case(rows: usize, columns: usize, format: Format, random: &mut Random) -> Case {
+    let limit = if format == Format::Int8 { 256 } else { 16 };
+    let codes: Vec<u8> = (0..rows * columns)
+        .map(|_| (random.next() % limit) as u8)
+        .collect();
+    let blocks = rows * columns / BLOCK;
+    let scales: Vec<f32> = (0..blocks)
+        .map(|_| 0.01 + random.float().abs() * 0.01)
+        .collect();
+    let zeros: Vec<u8> = match format {
+        Format::Int4Zeros => (0..blocks).map(|_| (random.next() % 16) as u8).collect(),
+        _ => vec![],
+    };
+    let packed = pack(&Unpacked {
+        rows,
+        columns,
+        codes: &codes,
+        scales: &scales,
+        zeros: &zeros,
+        format,
+    })
+    .unwrap();
+    Case {
+        packed,
+        rows,
+        columns,
+        format,
+    }
+}
+
+/// `[activation rows][matrix rows]`.
+fn multiply<S: Simd>(case: &Case, x: &[f32]) -> Vec<f32> {
+    let matrix = Packed::new(&case.packed, case.rows, case.columns).unwrap();
+    assert_eq!(matrix.format(), case.format);
+    let count = x.len() / case.columns;
+    let mut activations = Activations::new(count, case.columns);
+    let shaped = activations.shape(count, case.columns, S::BUNCH_ROWS);
+    let zero = match case.format {
+        Format::Int4Zeros => 1,
+        format => i32::from(format.zero()),
+    };
+    let mut out = vec![0.0; count * case.rows];
+    for (row, x) in x.chunks_exact(case.columns).enumerate() {
+        unsafe { shaped.quantize_row::<S>(row, x, zero) };
+    }
+    for group in 0..matrix.groups() {
+        for index in 0..shaped.bunches() {
+            let bunch = shaped.bunch(index);
+            let mut block = [0.0; 12 * GROUP_ROWS];
+            let (bytes, tiles) = (matrix.group(group), matrix.tiles());
+            unsafe {
+                S::product(
+                    case.format,
+                    bytes.as_ptr(),
+                    tiles,
+                    &bunch,
+                    block.as_mut_ptr(),
+                )
+            };
+            for row in 0..bunch.rows {
+                for column in 0..GROUP_ROWS.min(case.rows - group * GROUP_ROWS) {
+                    out[(bunch.first + row) * case.rows + group * GROUP_ROWS + column] =
+                        block[row * GROUP_ROWS + column];
+                }
+            }
+        }
+    }
+    out
+}
+
+fn reference(case: &Case, x: &[f32]) -> Vec<f32> {
+    let matrix = Packed::new(&case.packed, case.rows, case.columns).unwrap();
+    let mut weights = vec![0.0; case.columns];
+    let mut out = vec![0.0; x.len() / case.columns * case.rows];
+    for row in 0..case.rows {
+        matrix.read_row(row, 1.0, &mut weights);
+        for (index, x) in x.chunks_exact(case.columns).enumerate() {
+            out[index * case.rows + row] = x.iter().zip(&weights).map(|(a, b)| a * b).sum();
+        }
+    }
+    out
+}
+
+/// Rows, columns and rows of activations.
+const SHAPES: [(usize, usize, usize); 6] = [
+    (16, 64, 1),
+    (48, 32, 2),   // half a tile
+    (33, 96, 3),   // rows and columns that end inside a group and a tile
+    (64, 576, 13), // more than one bunch
+    (16, 128, 7),
+    (32, 1536, 25),
+];
+
+fn compare<S: Simd>(isa: &str) {
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    for (rows, columns, count) in SHAPES {
+        for format in Format::ALL {
+            let case = case(rows, columns, format, &mut random);
+            let x: Vec<f32> = (0..count * columns).map(|_| random.float()).collect();
+            let (expected, found) = (multiply::<Portable>(&case, &x), multiply::<S>(&case, &x));
+            let largest = expected.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
+            let apart = expected
+                .iter()
+                .zip(&found)
+                .fold(0.0_f32, |m, (a, b)| m.max((a - b).abs()));
+            assert!(
+                apart <= BETWEEN * largest,
+                "{isa} {format:?} {rows}x{columns}, {count} rows: {apart} of {largest}"
+            );
+        }
+    }
+}
+
+#[test]
+fn plain_rust_is_the_product_of_the_packed_weights() {
+    let mut random = Random(42);
+    for (rows, columns, count) in SHAPES {
+        for format in Format::ALL {
+            let case = case(rows, columns, format, &mut random);
+            let x: Vec<f32> = (0..count * columns).map(|_| random.float()).collect();
+            let (expected, found) = (reference(&case, &x), multiply::<Portable>(&case, &x));
+            let norm = expected.iter().map(|v| v * v).sum::<f32>().sqrt();
+            let error = expected
+                .iter()
+                .zip(&found)
+                .map(|(a, b)| (a - b).powi(2))
+                .sum::<f32>()
+                .sqrt();
+            assert!(
+                error <= ROUNDING * norm,
+                "{format:?} {rows}x{columns}, {count} rows: {error} of {norm}"
+            );
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn avx2_agrees_with_plain_rust() {
+    if crate::Isa::Avx2.is_available() {
+        compare::<crate::simd::avx2::Avx2>("avx2");
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn avx512_agrees_with_plain_rust() {
+    if crate::Isa::Avx512Vnni.is_available() {
+        compare::<crate::simd::avx512::Avx512Vnni>("avx512-vnni");
+    }
+}
+
+#[test]
+fn what_is_not_a_number_does_not_vanish() {
+    let case = case(16, 64, Format::Int4, &mut Random(7));
+    for bad in [f32::NAN, f32::INFINITY] {
+        let mut x = vec![0.5; 64];
+        x[40] = bad;
+        assert!(
+            multiply::<Portable>(&case, &x)
+                .iter()
+                .all(|v| !v.is_finite()),
+            "{bad}"
+        );
+    }
+}
