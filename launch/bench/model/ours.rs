@@ -25,7 +25,7 @@ use super::{
     prompt::exact,
     series::Round,
 };
-use crate::{observe::report::percentile, run::configure::onnx_runtime_library};
+use crate::{observe::report::percentile, run::configure};
 
 /// Tokens of the common beginning of the two prompts whose first token is timed.
 const PREFIX_TOKENS: usize = 300;
@@ -83,10 +83,22 @@ impl Setup {
     /// The runtime of this round.
     pub(super) fn runtime(&self) -> Result<RuntimeOptions> {
         Ok(RuntimeOptions {
-            library: onnx_runtime_library()?,
+            library: configure::onnx_runtime_library()?,
             threads: self.threads,
             spin: self.spin,
+            isa: self.own_isa()?,
         })
+    }
+
+    /// The engine's instruction set. Where it has no path for AMX, its best one stands for a computer that has AMX.
+    fn own_isa(&self) -> Result<llmasos_engine::Isa> {
+        match self.isa {
+            Isa::Auto => configure::isa(),
+            Isa::Amx => Ok("amx"
+                .parse()
+                .unwrap_or_else(|_| llmasos_engine::Isa::detect())),
+            Isa::Avx2 | Isa::Avx512Vnni | Isa::Portable => Ok(self.isa.name().parse()?),
+        }
     }
 }
 
@@ -326,7 +338,7 @@ fn divergence(model: &mut LanguageModel, reference: &Reference) -> Result<f64> {
 /// Lets `hear` have the scores after every token.
 fn score(model: &mut LanguageModel, tokens: &[u32], hear: Hear<'_>) -> Result<()> {
     let mut outcome = Ok(());
-    model.score(tokens, &mut |position, scores| {
+    model.score_each(tokens, &mut |position, scores| {
         if outcome.is_ok() {
             outcome = hear(position, scores);
         }

@@ -209,7 +209,11 @@ impl LanguageModel {
     ///
     /// # Errors
     /// [`EngineError::PromptTooLong`], [`EngineError::Request`] for a token that does not exist, and those of a run.
-    pub fn score(&mut self, tokens: &[u32], each: &mut dyn FnMut(usize, &[f32])) -> Result<()> {
+    pub fn score_each(
+        &mut self,
+        tokens: &[u32],
+        each: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<()> {
         self.decoder.forget_termination()?;
         self.decoder.rewind(0);
         for (position, token) in tokens.iter().enumerate() {
