@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use llmasos_engine::Spin;
+use serde::de::DeserializeOwned;
 
 use super::{
     Plan,
     isa::Isa,
     ours::{Reference, Setup},
+    profile::{Phase, Profile},
     series::Round,
+    tools::list,
 };
 use crate::models::Reporter;
 
@@ -28,9 +31,45 @@ pub(super) fn round(
     reference: Option<&Reference>,
     reporter: &mut dyn Reporter,
 ) -> Result<Round> {
+    let mut more = vec!["--one-round".to_owned()];
+    if let Some(reference) = reference {
+        more.extend(["--kl-base".to_owned(), reference.base.display().to_string()]);
+        if let Some(begin) = reference.begin {
+            more.extend(["--kl-begin".to_owned(), begin.to_string()]);
+        }
+    }
+    run(plan, isa, &more, reporter)
+}
+
+/// Profiles one phase with an instruction set.
+///
+/// # Errors
+/// As [`round`].
+pub(super) fn profile(
+    plan: &Plan<'_>,
+    isa: Isa,
+    phase: Phase,
+    reporter: &mut dyn Reporter,
+) -> Result<Profile> {
+    run(
+        plan,
+        isa,
+        &["--one-profile".to_owned(), phase.name().to_owned()],
+        reporter,
+    )
+}
+
+fn run<T: DeserializeOwned>(
+    plan: &Plan<'_>,
+    isa: Isa,
+    more: &[String],
+    reporter: &mut dyn Reporter,
+) -> Result<T> {
     let program = std::env::current_exe().context("finding this program")?;
     let mut command = Command::new(program);
-    command.args(arguments(plan.name, &plan.setup, isa, reference));
+    command
+        .args(arguments(plan.name, &plan.setup, isa))
+        .args(more);
     for catalogue in plan.catalogues {
         command.arg("--catalogue").arg(catalogue);
     }
@@ -67,19 +106,13 @@ pub(super) fn round(
 }
 
 /// The child's command line without catalogues.
-fn arguments(name: &str, setup: &Setup, isa: Isa, reference: Option<&Reference>) -> Vec<String> {
-    let list = |numbers: &[usize]| {
-        let words: Vec<String> = numbers.iter().map(usize::to_string).collect();
-        words.join(",")
-    };
+fn arguments(name: &str, setup: &Setup, isa: Isa) -> Vec<String> {
     let spin = match setup.spin {
         Spin::Off => "off",
         Spin::Short => "short",
         Spin::On => "on",
     };
-    let mut arguments: Vec<String> = ["model", "bench", name, "--one-round"]
-        .map(str::to_owned)
-        .into();
+    let mut arguments: Vec<String> = ["model", "bench", name].map(str::to_owned).into();
     for (flag, value) in [
         ("--threads", setup.threads.to_string()),
         ("--spin", spin.to_owned()),
@@ -90,12 +123,6 @@ fn arguments(name: &str, setup: &Setup, isa: Isa, reference: Option<&Reference>)
         ("--concurrency", list(&setup.concurrency)),
     ] {
         arguments.extend([flag.to_owned(), value]);
-    }
-    if let Some(reference) = reference {
-        arguments.extend(["--kl-base".to_owned(), reference.base.display().to_string()]);
-        if let Some(begin) = reference.begin {
-            arguments.extend(["--kl-begin".to_owned(), begin.to_string()]);
-        }
     }
     arguments
 }

@@ -1,7 +1,7 @@
 //! A language model, measured: speed, waiting, memory, processor time; beside llama.cpp on the same weights if asked for.
 //!
 //! Every figure is the median over rounds with the smallest and the largest. A round of ours is a process of its own (`ours`); with a
-//! peer, its round follows at once, instruction set by instruction set, so that a computer that becomes slower does so for both.
+//! rival, its round follows at once, instruction set by instruction set, so that a computer that becomes slower does so for both.
 //!
 //! ```text
 //!   round 1:  avx2: ours, theirs · avx512-vnni: ours, theirs · amx: ours, theirs
@@ -10,14 +10,17 @@
 //! ```
 
 mod child;
+mod genai;
 mod isa;
 mod kl;
+mod llama_cpp;
 pub mod ours;
-mod peer;
 mod process;
+mod profile;
 mod prompt;
 mod ratio;
 mod series;
+mod tools;
 
 use std::path::{Path, PathBuf};
 
@@ -25,9 +28,11 @@ use anyhow::{Result, bail};
 use serde_json::Value;
 
 use crate::models::{Event, Models, Reporter};
+use genai::Genai;
 pub use isa::Isa;
+use llama_cpp::LlamaCpp;
 use ours::{Reference, Setup};
-use peer::{Peer, Work};
+pub use profile::{Phase, Profile};
 use ratio::Pair;
 use series::Round;
 
@@ -43,10 +48,72 @@ pub struct Plan<'a> {
     pub setup: Setup,
     /// Rounds.
     pub rounds: usize,
-    /// Whether llama.cpp runs beside it.
-    pub has_peer: bool,
+    /// What runs beside it.
+    pub against: Option<Against>,
+    /// Whether it is shown where the time goes.
+    pub has_profile: bool,
     /// Catalogue files, for the children.
     pub catalogues: &'a [PathBuf],
+}
+
+/// An engine to compare with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Against {
+    /// llama.cpp on a GGUF of the same weights
+    Gguf,
+    /// onnxruntime-genai on the same portable graph
+    Genai,
+}
+
+impl Against {
+    /// Its name in results.
+    fn name(self) -> &'static str {
+        match self {
+            Against::Gguf => llama_cpp::NAME,
+            Against::Genai => genai::NAME,
+        }
+    }
+}
+
+/// What a rival measures in a round.
+#[derive(Clone, Copy, Debug)]
+struct Work<'a> {
+    /// Tokens of the prompts.
+    prompts: &'a [usize],
+    /// Tokens generated.
+    generated: usize,
+    /// Tokens before them.
+    depths: &'a [usize],
+}
+
+/// A rival that is ready.
+enum Rival {
+    LlamaCpp(LlamaCpp),
+    Genai(Genai),
+}
+
+impl Rival {
+    fn prepare(
+        models: &mut Models,
+        plan: &Plan<'_>,
+        against: Against,
+        reporter: &mut dyn Reporter,
+    ) -> Result<Rival> {
+        let threads = plan.setup.threads;
+        Ok(match against {
+            Against::Gguf => {
+                Rival::LlamaCpp(LlamaCpp::prepare(models, plan.name, threads, reporter)?)
+            }
+            Against::Genai => Rival::Genai(Genai::prepare(models, plan.name, threads, reporter)?),
+        })
+    }
+
+    fn speeds(&self, isa: Isa, work: Work<'_>) -> Result<Round> {
+        match self {
+            Rival::LlamaCpp(rival) => rival.speeds(isa, work),
+            Rival::Genai(rival) => rival.speeds(work),
+        }
+    }
 }
 
 /// What was measured.
@@ -55,7 +122,8 @@ pub struct Measured {
     pairs: Vec<(Isa, Pair)>,
     /// What llama.cpp said about its backends.
     features: Vec<(Isa, String)>,
-    has_peer: bool,
+    profiles: Vec<(Isa, Profile)>,
+    against: Option<Against>,
 }
 
 /// Runs all rounds. Blocks, for minutes.
@@ -71,23 +139,23 @@ pub fn measure(
     let mut pairs: Vec<(Isa, Pair)> = isas.iter().map(|isa| (*isa, Pair::default())).collect();
     let mut features = Vec::new();
     let mut references = Vec::new();
-    let peer = if plan.has_peer {
-        let peer = Peer::prepare(models, plan.name, plan.setup.threads, reporter)?;
+    let rival = plan
+        .against
+        .map(|against| Rival::prepare(models, plan, against, reporter))
+        .transpose()?;
+    if let Some(Rival::LlamaCpp(rival)) = &rival {
         for (isa, pair) in &mut pairs {
-            let base = peer.base(*isa, reporter)?;
-            let (divergence, said) = peer.divergence(*isa, &base)?;
+            let base = rival.base(*isa, reporter)?;
+            let (divergence, said) = rival.divergence(*isa, &base)?;
             pair.theirs
                 .add(&Round::from([("kl".to_owned(), divergence)]));
             features.push((*isa, said));
             references.push(Reference {
                 base,
-                begin: peer.begin(),
+                begin: rival.begin(),
             });
         }
-        Some(peer)
-    } else {
-        None
-    };
+    }
     for round in 0..plan.rounds {
         for (at, (isa, pair)) in pairs.iter_mut().enumerate() {
             if reporter.is_cancelled() {
@@ -99,29 +167,40 @@ pub fn measure(
             let reference = references.get(at).filter(|_| round == 0);
             pair.ours
                 .add(&child::round(plan, *isa, reference, reporter)?);
-            if let Some(peer) = &peer {
+            if let Some(rival) = &rival {
                 let work = Work {
                     prompts: &plan.setup.prompts,
                     generated: plan.setup.generated,
                     depths: &plan.setup.depths,
                 };
-                pair.theirs.add(&peer.speeds(*isa, work)?);
+                pair.theirs.add(&rival.speeds(*isa, work)?);
             }
         }
     }
     for (_, pair) in &mut pairs {
-        peer::keep_better(&mut pair.theirs);
+        llama_cpp::keep_better(&mut pair.theirs);
+    }
+    let mut profiles = Vec::new();
+    if plan.has_profile {
+        for (isa, _) in &pairs {
+            for phase in [Phase::Prefill, Phase::Decode] {
+                let text = format!("profile of {}: {}", phase.name(), isa.name());
+                reporter.event(Event::Note { text: &text });
+                profiles.push((*isa, child::profile(plan, *isa, phase, reporter)?));
+            }
+        }
     }
     Ok(Measured {
         pairs,
         features,
-        has_peer: plan.has_peer,
+        profiles,
+        against: plan.against,
     })
 }
 
-/// The one asked for; with a peer, `auto` means all that can be compared here.
+/// The one asked for; beside llama.cpp, `auto` means all that can be compared here.
 fn instruction_sets(plan: &Plan<'_>) -> Result<Vec<Isa>> {
-    if !plan.has_peer || plan.setup.isa != Isa::Auto {
+    if plan.against != Some(Against::Gguf) || plan.setup.isa != Isa::Auto {
         return Ok(vec![plan.setup.isa]);
     }
     let isas = Isa::of_this_computer();
@@ -139,10 +218,10 @@ impl Measured {
         let mut lines = Vec::new();
         for (isa, pair) in &self.pairs {
             lines.push(String::new());
-            let peer = if self.has_peer { peer::NAME } else { "" };
-            let ratio = if self.has_peer { " ratio" } else { "" };
+            let theirs = self.against.map_or("", Against::name);
+            let ratio = self.against.map_or("", |_| " ratio");
             let title = format!(
-                "{:<40}{:<9}{:>9}{:<20}{peer:>9}{:<20}{ratio}",
+                "{:<40}{:<9}{:>9}{:<20}{theirs:>9}{:<20}{ratio}",
                 isa.name(),
                 "",
                 OURS,
@@ -157,16 +236,21 @@ impl Measured {
         }
         for (isa, said) in &self.features {
             lines.push(String::new());
-            lines.push(format!("{} with {}: {said}", peer::NAME, isa.name()));
+            lines.push(format!("{} with {}: {said}", llama_cpp::NAME, isa.name()));
+        }
+        for (isa, profile) in &self.profiles {
+            lines.push(String::new());
+            lines.extend(profile.lines(*isa));
         }
         lines
     }
 
-    /// The objects of `--json`: one for each figure, then the summary.
+    /// The objects of `--json`: one for each figure, then the profiles, then the summary.
     pub fn objects(&self) -> Vec<Value> {
         let mut objects = Vec::new();
         for (isa, pair) in &self.pairs {
-            for (engine, series) in [(OURS, &pair.ours), (peer::NAME, &pair.theirs)] {
+            let theirs = self.against.map_or("", Against::name);
+            for (engine, series) in [(OURS, &pair.ours), (theirs, &pair.theirs)] {
                 let figures = series
                     .keys()
                     .into_iter()
@@ -176,6 +260,11 @@ impl Measured {
                 );
             }
         }
+        objects.extend(
+            self.profiles
+                .iter()
+                .map(|(isa, profile)| profile.json(*isa)),
+        );
         objects.push(ratio::summary(&self.pairs));
         objects
     }
@@ -212,6 +301,14 @@ pub fn one_round(folder: &Path, setup: &Setup, reference: Option<&Reference>) ->
     )?)?)
 }
 
+/// One profile in this process, as the child takes it: the object to print.
+///
+/// # Errors
+/// When the model cannot be loaded, an answer fails, or ONNX Runtime wrote no profile.
+pub fn one_profile(folder: &Path, setup: &Setup, phase: Phase) -> Result<Value> {
+    Ok(serde_json::to_value(profile::take(folder, setup, phase)?)?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -229,12 +326,13 @@ mod tests {
         }
     }
 
-    fn plan(isa: Isa, has_peer: bool) -> Plan<'static> {
+    fn plan(isa: Isa, against: Option<Against>) -> Plan<'static> {
         Plan {
             name: "smollm2",
             setup: setup(isa),
             rounds: 5,
-            has_peer,
+            against,
+            has_profile: false,
             catalogues: &[],
         }
     }
@@ -242,28 +340,28 @@ mod tests {
     #[test]
     fn auto_is_all_that_can_be_compared_only_beside_a_peer() {
         assert_eq!(
-            instruction_sets(&plan(Isa::Auto, false)).unwrap(),
+            instruction_sets(&plan(Isa::Auto, None)).unwrap(),
             [Isa::Auto]
         );
         assert_eq!(
-            instruction_sets(&plan(Isa::Avx2, true)).unwrap(),
+            instruction_sets(&plan(Isa::Avx2, Some(Against::Gguf))).unwrap(),
             [Isa::Avx2]
         );
         let here = Isa::of_this_computer();
         assert_eq!(
-            instruction_sets(&plan(Isa::Auto, true)).ok(),
+            instruction_sets(&plan(Isa::Auto, Some(Against::Gguf))).ok(),
             (!here.is_empty()).then_some(here)
         );
     }
 
-    fn measured(has_peer: bool) -> Measured {
+    fn measured(against: Option<Against>) -> Measured {
         let mut pair = Pair::default();
         for value in [100.0, 120.0, 110.0] {
             pair.ours.add(&Round::from([
                 ("decode_0".to_owned(), value),
                 ("memory_unique".to_owned(), 50.0),
             ]));
-            if has_peer {
+            if against.is_some() {
                 pair.theirs
                     .add(&Round::from([("decode_0".to_owned(), 100.0)]));
             }
@@ -271,21 +369,22 @@ mod tests {
         Measured {
             pairs: vec![(Isa::Amx, pair)],
             features: Vec::new(),
-            has_peer,
+            profiles: Vec::new(),
+            against,
         }
     }
 
     #[test]
     fn the_table_puts_both_side_by_side_and_json_ends_with_the_summary() {
-        let text = measured(true).lines().join("\n");
+        let text = measured(Some(Against::Gguf)).lines().join("\n");
         assert!(
             text.contains("llama.cpp") && text.contains("110 [100, 120]") && text.contains("1.10"),
             "{text}"
         );
-        let objects = measured(true).objects();
+        let objects = measured(Some(Against::Gguf)).objects();
         assert_eq!(objects.len(), 4);
         assert_eq!(objects[3]["ratio"]["amx"]["decode"], 1.1);
-        let alone = measured(false).lines().join("\n");
+        let alone = measured(None).lines().join("\n");
         assert!(
             !alone.contains("llama.cpp") && !alone.contains("ratio"),
             "{alone}"

@@ -87,6 +87,7 @@ impl Setup {
             threads: self.threads,
             spin: self.spin,
             isa: self.own_isa()?,
+            profile: None,
         })
     }
 
@@ -158,7 +159,12 @@ fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
-fn load(runtime: &Runtime, folder: &Path, setup: &Setup) -> Result<(LanguageModel, Duration)> {
+/// The model, and the time until it was there.
+pub(super) fn load(
+    runtime: &Runtime,
+    folder: &Path,
+    setup: &Setup,
+) -> Result<(LanguageModel, Duration)> {
     let begun = Instant::now();
     let folder = ModelFolder::open(folder)?;
     let options = LoadOptions {
@@ -169,12 +175,12 @@ fn load(runtime: &Runtime, folder: &Path, setup: &Setup) -> Result<(LanguageMode
 }
 
 /// A prompt of exactly so many tokens.
-fn prompt(model: &LanguageModel, tokens: usize, start: usize) -> Result<String> {
+pub(super) fn prompt(model: &LanguageModel, tokens: usize, start: usize) -> Result<String> {
     exact(tokens, start, &mut |text| Ok(model.tokenize(text)?.len()))
 }
 
 /// An answer from an empty cache.
-fn request(prompt: String, tokens: usize) -> Request {
+pub(super) fn request(prompt: String, tokens: usize) -> Request {
     Request {
         prompt,
         max_tokens: tokens,
@@ -231,7 +237,11 @@ fn decode(model: &mut LanguageModel, depth: usize, generated: usize) -> Result<D
 }
 
 /// A request whose answer does not end before its last token. Trying it is also the warm-up of the measurement.
-fn long_answer(model: &mut LanguageModel, tokens: usize, generated: usize) -> Result<Request> {
+pub(super) fn long_answer(
+    model: &mut LanguageModel,
+    tokens: usize,
+    generated: usize,
+) -> Result<Request> {
     let mut longest = 0;
     for start in STARTS {
         let request = request(prompt(model, tokens, start)?, generated);

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use crate::{
     bench::model::{
-        Isa, Plan, folder, measure, one_round,
+        Against, Isa, Phase, Plan, folder, measure, one_profile, one_round,
         ours::{Reference, Setup},
     },
     models::{Cancel, Console, Models, Role, Silent},
@@ -40,13 +40,6 @@ enum Spin {
     Short,
     /// Spin
     On,
-}
-
-/// What it is compared with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Against {
-    /// llama.cpp on a GGUF of the same weights
-    Gguf,
 }
 
 /// Arguments of the verb.
@@ -97,6 +90,12 @@ pub(super) struct BenchArgs {
     /// Run another engine beside it
     #[arg(long, value_enum, value_name = "ENGINE")]
     against: Option<Against>,
+    /// Show where the time goes, by type of operator
+    #[arg(long)]
+    profile: bool,
+    /// Profile one phase in this process and print it: a child too
+    #[arg(long, hide = true, value_enum, value_name = "PHASE")]
+    one_profile: Option<Phase>,
     /// Do one round in this process and print its numbers: the child of the others
     #[arg(long, hide = true)]
     one_round: bool,
@@ -174,6 +173,11 @@ pub(super) fn bench(
             return Ok(ExitCode::from(super::EXIT_USAGE));
         }
     };
+    if let Some(phase) = args.one_profile {
+        let dir = folder(models, &args.name, &mut Silent { cancel })?;
+        writeln!(std::io::stdout(), "{}", one_profile(&dir, &setup, phase)?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     if args.one_round {
         let dir = folder(models, &args.name, &mut Silent { cancel })?;
         let reference = args.kl_base.as_ref().map(|base| Reference {
@@ -196,7 +200,8 @@ pub(super) fn bench(
         name: &args.name,
         setup,
         rounds: usize::from(args.rounds),
-        has_peer: args.against == Some(Against::Gguf),
+        has_profile: args.profile,
+        against: args.against,
         catalogues: &all.catalogue,
     };
     let measured = measure(models, &plan, &mut reporter)?;

@@ -133,30 +133,12 @@ impl BuildTools {
             reporter.event(Event::Note {
                 text: "cmake and ninja are not installed; fetching them beside the peer",
             });
-            install(dir, log, reporter)?;
+            const NEXT: &str = "Next: install cmake and ninja (Debian, Ubuntu: apt install cmake ninja-build), or Python with venv and \
+                                pip (apt install python3-venv) and a network, and run the same command again";
+            install(dir, &TOOLS, NEXT, log, reporter)?;
         }
         Ok(tools)
     }
-}
-
-fn install(dir: &Path, log: &Path, reporter: &mut dyn Reporter) -> Result<()> {
-    const NEXT: &str = "Next: install cmake and ninja (Debian, Ubuntu: apt install cmake ninja-build), or Python with venv and pip (apt install \
-                        python3-venv) and a network, and run the same command again";
-    let mut venv = Command::new("python3");
-    venv.args(["-m", "venv"]).arg(dir);
-    run(venv, "python3 -m venv", log, reporter).map_err(|error| anyhow!("{error:#}. {NEXT}"))?;
-    let mut pip = Command::new(dir.join("bin/python"));
-    pip.args([
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--only-binary=:all:",
-    ]);
-    pip.args(TOOLS);
-    run(pip, "installing cmake and ninja", log, reporter)
-        .map_err(|error| anyhow!("{error:#}. {NEXT}"))
 }
 
 /// Whether a program tells its version.
@@ -168,6 +150,40 @@ fn answers(program: &Path) -> bool {
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
+}
+
+/// Numbers as an option takes them: `128,512`.
+pub(super) fn list(numbers: &[usize]) -> String {
+    let words: Vec<String> = numbers.iter().map(usize::to_string).collect();
+    words.join(",")
+}
+
+/// Python packages in a virtual environment of their own.
+///
+/// # Errors
+/// When Python cannot make one or fetch them, with `next` as the next step.
+pub(super) fn install(
+    dir: &Path,
+    packages: &[&str],
+    next: &str,
+    log: &Path,
+    reporter: &mut dyn Reporter,
+) -> Result<()> {
+    let mut venv = Command::new("python3");
+    venv.args(["-m", "venv"]).arg(dir);
+    run(venv, "python3 -m venv", log, reporter).map_err(|error| anyhow!("{error:#}. {next}"))?;
+    let mut pip = Command::new(dir.join("bin/python"));
+    pip.args([
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--only-binary=:all:",
+    ]);
+    pip.args(packages);
+    let what = format!("installing {}", packages.join(", "));
+    run(pip, &what, log, reporter).map_err(|error| anyhow!("{error:#}. {next}"))
 }
 
 /// An empty log.

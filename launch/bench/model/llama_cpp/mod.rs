@@ -1,4 +1,4 @@
-//! llama.cpp as the peer: built once from pinned sources, given the same weights, pinned to the same instruction set, asked in turn.
+//! llama.cpp as the rival: built once from pinned sources, given the same weights, pinned to the same instruction set, asked in turn.
 //!
 //! One build makes its programs and three CPU backends as libraries that are loaded at run time. llama.cpp looks for them beside its
 //! programs and in the working directory, so each backend lies in a folder of its own, and the working directory chooses. That the right
@@ -15,7 +15,6 @@
 
 mod source;
 mod speed;
-mod tools;
 mod weights;
 
 use std::fs;
@@ -25,10 +24,16 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
 
-use super::{isa::Isa, kl::printed_mean, prompt::PROSE, series::Round};
+use super::{
+    Work,
+    isa::Isa,
+    kl::printed_mean,
+    prompt::PROSE,
+    series::Round,
+    tools::{self, BuildTools, list},
+};
 use crate::models::{Distribution, Event, FetchPolicy, Models, Pin, Reporter};
 pub(super) use speed::keep_better;
-use tools::BuildTools;
 pub(super) use weights::Weights;
 
 /// Name in results.
@@ -87,24 +92,13 @@ const OPTIONS: [&str; 14] = [
 
 /// A built llama.cpp with the weights of one model.
 #[derive(Debug)]
-pub(super) struct Peer {
+pub(super) struct LlamaCpp {
     dir: PathBuf,
     weights: Weights,
     threads: usize,
 }
 
-/// What is measured in a round.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Work<'a> {
-    /// Tokens of the prompts.
-    pub(super) prompts: &'a [usize],
-    /// Tokens generated.
-    pub(super) generated: usize,
-    /// Tokens before them.
-    pub(super) depths: &'a [usize],
-}
-
-impl Peer {
+impl LlamaCpp {
     /// Fetches, builds and quantizes what is missing.
     ///
     /// # Errors
@@ -114,7 +108,7 @@ impl Peer {
         name: &str,
         threads: usize,
         reporter: &mut dyn Reporter,
-    ) -> Result<Peer> {
+    ) -> Result<LlamaCpp> {
         if !cfg!(target_arch = "x86_64") {
             bail!(
                 "the comparison knows llama.cpp's instruction sets of x86-64 only. Next: leave `--against` out to measure ours alone."
@@ -153,7 +147,7 @@ impl Peer {
             tools::run(command, "llama-quantize", &log, reporter)
         };
         let weights = weights::make(models, name, &dir.join("weights"), &mut quantize, reporter)?;
-        Ok(Peer {
+        Ok(LlamaCpp {
             dir,
             weights,
             threads,
@@ -170,10 +164,6 @@ impl Peer {
     /// # Errors
     /// When llama-bench fails or says something else.
     pub(super) fn speeds(&self, isa: Isa, work: Work<'_>) -> Result<Round> {
-        let list = |numbers: &[usize]| {
-            let words: Vec<String> = numbers.iter().map(usize::to_string).collect();
-            words.join(",")
-        };
         let mut round = self.bench(isa, &list(work.prompts), "0", "0")?;
         let generated = work.generated.to_string();
         round.extend(self.bench(isa, "0", &generated, &list(work.depths))?);
