@@ -14,7 +14,7 @@ mod published;
 #[path = "families/sentences.rs"]
 mod sentences;
 #[path = "families/tiny.rs"]
-mod tiny;
+pub(crate) mod tiny;
 
 use std::collections::BTreeMap;
 use std::path::Path;

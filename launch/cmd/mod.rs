@@ -8,7 +8,6 @@ pub mod gate;
 pub mod graph;
 pub mod launch;
 pub mod model;
-mod model_import;
 pub mod msg;
 mod network;
 pub mod node;
