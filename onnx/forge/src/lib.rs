@@ -25,6 +25,8 @@ pub mod graph;
 mod huggingface;
 mod import;
 mod language;
+#[cfg(test)]
+mod language_tests;
 pub mod mapped;
 pub mod matrix;
 mod operators;
