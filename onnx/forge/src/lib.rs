@@ -30,6 +30,7 @@ mod language_tests;
 pub mod mapped;
 pub mod matrix;
 mod operators;
+mod parallel;
 pub mod proto;
 pub mod quantize;
 pub mod recipe;

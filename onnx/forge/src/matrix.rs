@@ -14,7 +14,8 @@ use std::ops::Range;
 
 use crate::error::ForgeError;
 use crate::gguf::GgufError;
-use crate::quantize::{CodeFormat, Codes, quantize, repack};
+use crate::parallel::quantize_rows;
+use crate::quantize::{CodeFormat, Codes, repack};
 use crate::weights::Weights;
 
 /// Elements read at once; 16 MiB of f32.
@@ -187,7 +188,7 @@ impl Matrix {
     ) -> Result<(), ForgeError> {
         if part.order == Order::Transposed {
             let rows = transpose(&weights.floats(&part.tensor)?, part.rows);
-            let codes = quantize(&rows, self.columns, format);
+            let codes = quantize_rows(&rows, self.columns, format);
             check_scales(&part.tensor, &codes)?;
             all.append(codes);
             return Ok(());
@@ -204,7 +205,7 @@ impl Matrix {
                 Some(codes) => codes,
                 None => {
                     let rows = weights.rows(&part.tensor, piece)?;
-                    quantize(
+                    quantize_rows(
                         &ordered(part.order, rows, self.columns),
                         self.columns,
                         format,

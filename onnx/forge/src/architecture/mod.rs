@@ -159,11 +159,11 @@ impl File<'_> {
     fn vocab(&self, embedding: &str, key: keys::Key) -> Result<usize, ForgeError> {
         let shape = self.weights.shape(embedding);
         let rows = match shape.as_deref() {
-            Some([rows, _]) if *rows <= MAX_SIZE => *rows as usize,
+            Some([rows, _]) if (1..=MAX_SIZE).contains(rows) => *rows as usize,
             Some(other) => {
                 return Err(self.keys.wrong(
                     key,
-                    format!("a table of at most {MAX_SIZE} rows"),
+                    format!("a table of 1 to {MAX_SIZE} rows"),
                     &format!("{embedding} of shape {other:?}"),
                 ));
             }
