@@ -6,7 +6,7 @@ use llmasos::{
     models::{FetchPolicy, Models, Silent},
     run::configure::onnx_runtime_library,
 };
-use llmasos_engine::{ModelFolder, Runtime, RuntimeOptions, Spin};
+use llmasos_engine::{Isa, ModelFolder, Runtime, RuntimeOptions, Spin};
 
 /// Entries that only tests need.
 const TEST_CATALOGUE: &str = "tests/data/models.yaml";
@@ -17,6 +17,7 @@ pub(crate) fn runtime() -> Runtime {
         library: onnx_runtime_library().unwrap(),
         threads: 2,
         spin: Spin::Off,
+        isa: Isa::detect(),
     };
     Runtime::start(&options).unwrap()
 }

@@ -28,9 +28,9 @@ use llmasos_nodes::{
     contract::{Accept, Budget, QueuePolicy, TopicContract, TopicQos},
     frame::Frame,
     health::Health,
+    language::{LanguageClient, LanguageJob},
     model::ModelClient,
     speech::{SpeechModels, hearing::Hearing, node::SpeechNode, recognise, sound::Sound},
-    workers::{LanguageJob, LanguageWork},
 };
 use ractor::Actor;
 use serde_json::{Value, json};
@@ -300,7 +300,7 @@ async fn advice(
     material: &Material<'_>,
     ground: &Ground<'_>,
     node: &NodeSpec,
-    language: &ModelClient<LanguageWork>,
+    language: &LanguageClient,
 ) -> Result<Vec<Figure>> {
     let mut options = configure::advisor(ground.graph, node, model_sha256(ground, node)?)?;
     options.budget.response = PATIENCE;
@@ -370,7 +370,7 @@ fn street(round: usize) -> PerceptionSummary {
 /// Tokens per second of a free answer.
 async fn decode(
     material: &Material<'_>,
-    language: &ModelClient<LanguageWork>,
+    language: &LanguageClient,
     health: &Health,
     node: &NodeSpec,
 ) -> Result<Figure> {

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, bail};
-use llmasos_engine::{RuntimeOptions, Spin, audio::EndpointOptions};
+use llmasos_engine::{Isa, RuntimeOptions, Spin, audio::EndpointOptions};
 use llmasos_nodes::{
     advisor::{AdvisorOptions, node::Context as AdvisorContext, question::Bounds},
     bus::{BusMode, BusOptions},
@@ -82,7 +82,20 @@ pub fn runtime(graph: &Graph) -> Result<RuntimeOptions> {
             graph::Spin::Short => Spin::Short,
             graph::Spin::On => Spin::On,
         },
+        isa: isa()?,
+        profile: None,
     })
+}
+
+/// The instruction set for our own operators: `LLMASOS_ISA`, else the best of this processor.
+///
+/// # Errors
+/// When the variable names none, or one that this processor does not have.
+pub fn isa() -> Result<Isa> {
+    match std::env::var("LLMASOS_ISA") {
+        Ok(name) if !name.is_empty() => name.parse().context("LLMASOS_ISA"),
+        _ => Ok(Isa::detect()),
+    }
 }
 
 /// The ONNX Runtime to load: `ORT_DYLIB_PATH`, else one beside the executable, else the one the build fetched.

@@ -15,9 +15,10 @@ use llmasos_engine::{
 };
 use llmasos_nodes::{
     health::Health,
+    language::{LanguageClient, LanguageServer, LoadLanguage},
     model::{Load, ModelClient, ModelServer, Work},
     supervise::{Child, RestartPolicy, Start},
-    workers::{DetectWork, LanguageWork, RecogniseWork, VoiceWork},
+    workers::{DetectWork, RecogniseWork, VoiceWork},
 };
 use ractor::Actor;
 use sha2::{Digest, Sha256};
@@ -68,7 +69,7 @@ pub struct Servers {
     voice: BTreeMap<String, ModelClient<VoiceWork>>,
     recogniser: BTreeMap<String, ModelClient<RecogniseWork>>,
     detector: BTreeMap<String, ModelClient<DetectWork>>,
-    language: BTreeMap<String, ModelClient<LanguageWork>>,
+    language: BTreeMap<String, LanguageClient>,
     /// The servers, for the supervisor.
     pub children: Vec<Child>,
 }
@@ -97,17 +98,7 @@ impl Servers {
         if let Some(client) = clients.get(name) {
             return Ok(client.clone());
         }
-        let spec = ground
-            .graph
-            .models
-            .get(name)
-            .with_context(|| format!("model {name} is not in the descriptor"))?
-            .clone();
-        let dir = ground
-            .folders
-            .get(&spec.catalogue)
-            .with_context(|| format!("model {} was not fetched", spec.catalogue))?
-            .clone();
+        let (spec, dir) = place(ground, name)?;
         let client = ModelClient::new(name);
         let runtime = ground.runtime.clone();
         let load: Load<W> = Arc::new(move || {
@@ -204,24 +195,32 @@ impl Servers {
         &mut self,
         ground: &Ground<'_>,
         node: &NodeSpec,
-    ) -> Result<Option<ModelClient<LanguageWork>>> {
+    ) -> Result<Option<LanguageClient>> {
         let Some(name) = node.model("language") else {
             return Ok(None);
         };
-        let client = Self::server(
-            &mut self.language,
-            &mut self.children,
-            ground,
+        if let Some(client) = self.language.get(name) {
+            return Ok(Some(client.clone()));
+        }
+        let (spec, dir) = place(ground, name)?;
+        let (client, runtime) = (LanguageClient::new(name), ground.runtime.clone());
+        let load: LoadLanguage = Arc::new(move || {
+            let folder = ModelFolder::open(&dir).map_err(|error| error.to_string())?;
+            let options = LoadOptions {
+                context: spec.context.unwrap_or(CONTEXT_TOKENS),
+                cache_bytes: spec.kv_bytes.and_then(|bytes| usize::try_from(bytes).ok()),
+                ..LoadOptions::default()
+            };
+            LanguageModel::load(&runtime, &folder, &options).map_err(|error| error.to_string())
+        });
+        self.children.push(language_child(
             name,
-            |runtime, folder, spec| {
-                let options = LoadOptions {
-                    context: spec.context.unwrap_or(CONTEXT_TOKENS),
-                };
-                LanguageModel::load(runtime, folder, &options)
-                    .map(LanguageWork::new)
-                    .map_err(|error| error.to_string())
-            },
-        )?;
+            load,
+            client.clone(),
+            ground.health,
+            configure::restart(ground.graph, name),
+        ));
+        self.language.insert(name.to_owned(), client.clone());
         Ok(Some(client))
     }
 
@@ -245,6 +244,20 @@ impl Servers {
     }
 }
 
+/// What the descriptor says of a model, and where its files are.
+fn place(ground: &Ground<'_>, name: &str) -> Result<(ModelSpec, PathBuf)> {
+    let spec = ground
+        .graph
+        .models
+        .get(name)
+        .with_context(|| format!("model {name} is not in the descriptor"))?;
+    let dir = ground
+        .folders
+        .get(&spec.catalogue)
+        .with_context(|| format!("model {} was not fetched", spec.catalogue))?;
+    Ok((spec.clone(), dir.clone()))
+}
+
 fn role<'a>(node: &'a NodeSpec, role: &str) -> Result<&'a str> {
     node.model(role)
         .with_context(|| format!("node {} has no model for {role}", node.name))
@@ -265,6 +278,33 @@ fn child<W: Work>(
         );
         Box::pin(async move {
             ModelServer::spawn_linked(None, server, load, supervisor)
+                .await
+                .map(|(actor, _)| actor.get_cell())
+        })
+    });
+    Child {
+        name: name.to_owned(),
+        policy,
+        after: Vec::new(),
+        start,
+    }
+}
+
+fn language_child(
+    name: &str,
+    load: LoadLanguage,
+    client: LanguageClient,
+    health: &Health,
+    policy: RestartPolicy,
+) -> Child {
+    let (health, own) = (health.node(name), name.to_owned());
+    let start: Start = Arc::new(move |supervisor| {
+        let (server, load) = (
+            LanguageServer::new(&own, health.clone(), client.clone()),
+            Arc::clone(&load),
+        );
+        Box::pin(async move {
+            LanguageServer::spawn_linked(None, server, load, supervisor)
                 .await
                 .map(|(actor, _)| actor.get_cell())
         })

@@ -31,13 +31,13 @@ use crate::health::{NodeHealth, NodeState};
 pub const JOBS_WAITING_MAX: usize = 64;
 
 /// How long past its deadline work may run before the runtime is told to terminate it.
-const TERMINATE_GRACE: Duration = Duration::from_millis(500);
+pub(crate) const TERMINATE_GRACE: Duration = Duration::from_millis(500);
 
 /// How long after being terminated work may still be silent before the server gives the thread up.
-const ABANDON_GRACE: Duration = Duration::from_millis(1500);
+pub(crate) const ABANDON_GRACE: Duration = Duration::from_millis(1500);
 
 /// How often the actor looks after running and waiting work.
-const WATCH_PERIOD: Duration = Duration::from_millis(50);
+pub(crate) const WATCH_PERIOD: Duration = Duration::from_millis(50);
 
 /// Weight of the newest duration in the running estimate.
 const ESTIMATE_WEIGHT: f64 = 0.3;
@@ -96,7 +96,8 @@ pub enum AskError {
     },
 }
 
-/// Something a model thread can do. Implemented by the language model, the recogniser, the voice activity model and the detector.
+/// Something a model thread can do, one job after another. Implemented by the recogniser, the voice activity model and the
+/// detector; the language model answers many at once and has a server of its own ([`crate::language`]).
 pub trait Work: Sized + 'static {
     /// What is asked. Cloned when work is pre-empted and starts again.
     type Job: Clone + Send + 'static;

@@ -1,14 +1,12 @@
-//! What model threads do: one worker per kind of model, each owning its sessions.
+//! What model threads do: one worker per kind of model, each owning its sessions. The language model has a server of its own
+//! ([`crate::language`]).
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use llmasos_engine::{
     audio::{Moonshine, Transcript, VoiceActivity},
     session::Terminator,
-    text::{CancelToken, ChatMessage, Grammar, LanguageModel, Request, Sampling},
+    text::CancelToken,
     vision::{DetectOptions, Detections, Detector},
 };
 
@@ -176,114 +174,5 @@ impl Work for DetectWork {
     fn terminator(&self) -> Option<Box<dyn Fn() + Send + Sync>> {
         let terminator = self.model.terminator();
         Some(Box::new(move || terminator.terminate()))
-    }
-}
-
-/// The language model.
-pub struct LanguageWork {
-    model: LanguageModel,
-    rates: Option<(f64, f64)>,
-}
-
-/// A question to the language model.
-#[derive(Clone, Debug)]
-pub struct LanguageJob {
-    /// Who asks; durations are estimated per asker.
-    pub class: &'static str,
-    /// The conversation so far.
-    pub messages: Vec<ChatMessage>,
-    /// What the answer must look like.
-    pub grammar: Option<Grammar>,
-    /// Most tokens sampled.
-    pub tokens_max: usize,
-}
-
-/// The model's answer.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LanguageAnswer {
-    /// Its text.
-    pub text: String,
-    /// Whether it came to its own end (rather than to the token limit or the deadline).
-    pub complete: bool,
-    /// Tokens of the prompt.
-    pub tokens_in: u32,
-    /// Tokens of the answer.
-    pub tokens_out: u32,
-    /// Time of decoding, after the prompt.
-    pub decode: Duration,
-}
-
-impl LanguageWork {
-    /// Owns a loaded model.
-    pub fn new(model: LanguageModel) -> Self {
-        LanguageWork { model, rates: None }
-    }
-}
-
-impl Work for LanguageWork {
-    type Job = LanguageJob;
-    type Answer = LanguageAnswer;
-
-    fn run(
-        &mut self,
-        job: LanguageJob,
-        deadline: Instant,
-        cancel: &CancelToken,
-    ) -> Result<LanguageAnswer, String> {
-        let prompt = self
-            .model
-            .chat(&job.messages)
-            .map_err(|error| error.to_string())?;
-        let request = Request {
-            prompt,
-            max_tokens: job.tokens_max,
-            sampling: Sampling::Greedy,
-            grammar: job.grammar,
-            deadline: Some(deadline),
-            cancel: cancel.clone(),
-            ..Request::default()
-        };
-        let mut generation = self
-            .model
-            .generate(&request)
-            .map_err(|error| error.to_string())?;
-        for piece in generation.by_ref() {
-            piece.map_err(|error| error.to_string())?;
-        }
-        let finished = generation.finish().map_err(|error| error.to_string())?;
-        let seconds = |duration: Duration| duration.as_secs_f64().max(1e-6);
-        self.rates = Some((
-            finished.tokens_in as f64 / seconds(finished.prefill),
-            finished.tokens_out as f64 / seconds(finished.decode),
-        ));
-        Ok(LanguageAnswer {
-            complete: finished.complete,
-            text: finished.text,
-            tokens_in: finished.tokens_in as u32,
-            tokens_out: finished.tokens_out as u32,
-            decode: finished.decode,
-        })
-    }
-
-    fn warm_up(&mut self) -> Result<(), String> {
-        self.model.warm_up().map_err(|error| error.to_string())
-    }
-
-    fn class(job: &LanguageJob) -> &'static str {
-        job.class
-    }
-
-    fn terminator(&self) -> Option<Box<dyn Fn() + Send + Sync>> {
-        let terminator = self.model.terminator();
-        Some(Box::new(move || terminator.terminate()))
-    }
-
-    fn readings(&self) -> Vec<(&'static str, String)> {
-        self.rates.map_or_else(Vec::new, |(prefill, decode)| {
-            vec![
-                ("prefill_tokens_per_s", format!("{prefill:.0}")),
-                ("decode_tokens_per_s", format!("{decode:.0}")),
-            ]
-        })
     }
 }

@@ -26,7 +26,7 @@ use llmasos_nodes::{
     clock::{self, Clock},
     contract::OnStale,
     frame::Frame,
-    model::ModelClient,
+    language::LanguageClient,
     speech::{
         SpeechModels, SpeechOptions, command::command, commands_of, intent::FastWords,
         sound::Sound, typed,
@@ -37,7 +37,6 @@ use llmasos_nodes::{
         describe, message as summary_of,
         sighting::{Ego, ObjectList},
     },
-    workers::LanguageWork,
 };
 use serde_json::Value;
 
@@ -76,7 +75,7 @@ pub(super) struct Clients {
     /// Detector and language model of the summary.
     pub summary: Option<SummaryModels>,
     /// Language model of the advisor, and the hash of its manifest.
-    pub advisor: Option<(ModelClient<LanguageWork>, [u8; 32])>,
+    pub advisor: Option<(LanguageClient, [u8; 32])>,
 }
 
 /// A node's work, with its inputs read and checked.
@@ -178,7 +177,7 @@ impl Trial {
                 // A rule's advice asks no model; its client is then one without a server.
                 let (language, model_sha256) = clients
                     .advisor
-                    .unwrap_or_else(|| (ModelClient::new("language"), [0; 32]));
+                    .unwrap_or_else(|| (LanguageClient::new("language"), [0; 32]));
                 options.model_sha256 = model_sha256;
                 let advice = advise(
                     &command,

@@ -18,8 +18,8 @@ use llmasos_msgs::{
 
 use super::question::Situation;
 use crate::{
+    language::LanguageJob,
     wording::{article, noun},
-    workers::LanguageJob,
 };
 
 /// Objects that become a fact each; more are only told by number.

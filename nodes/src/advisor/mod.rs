@@ -24,8 +24,8 @@ use self::question::{Answer, Asked, Bounds, Question, Situation, ask};
 use crate::{
     clock::Clock,
     contract::{Budget, OnMiss},
-    model::{AskError, ModelClient},
-    workers::{LanguageJob, LanguageWork},
+    language::{LanguageClient, LanguageJob},
+    model::AskError,
 };
 
 /// How advice is made; from the descriptor.
@@ -80,7 +80,7 @@ pub async fn advise(
     command: &SpeechCommand,
     situation: &Situation,
     basis: &Basis,
-    language: &ModelClient<LanguageWork>,
+    language: &LanguageClient,
     options: &AdvisorOptions,
     deadline: Instant,
     cancel: CancelToken,

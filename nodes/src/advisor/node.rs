@@ -22,11 +22,10 @@ use crate::{
     bus::{Bus, BusError, Qos},
     contract::{OnStale, Supersede, TopicContract},
     health::{NodeHealth, NodeState, elapsed_ms},
-    model::ModelClient,
+    language::LanguageClient,
     output::Output,
     port::{Port, Taken},
     service::{self, Server},
-    workers::LanguageWork,
 };
 
 /// Service that answers questions of people.
@@ -67,7 +66,7 @@ pub struct AdvisorNode {
     /// How advice is made.
     pub options: Arc<AdvisorOptions>,
     /// Whom it asks.
-    pub language: ModelClient<LanguageWork>,
+    pub language: LanguageClient,
 }
 
 /// What the node is told.

@@ -27,8 +27,9 @@ use self::{
 };
 use crate::{
     contract::{Budget, OnMiss},
+    language::{LanguageClient, LanguageJob},
     model::ModelClient,
-    workers::{DetectWork, LanguageJob, LanguageWork},
+    workers::DetectWork,
 };
 
 /// How a summary is made; from the descriptor.
@@ -52,7 +53,7 @@ pub struct SummaryModels {
     /// Object detection, if images come in.
     pub detector: Option<ModelClient<DetectWork>>,
     /// The sentence.
-    pub language: Option<ModelClient<LanguageWork>>,
+    pub language: Option<LanguageClient>,
 }
 
 /// One source as it is known now, with its stamp.

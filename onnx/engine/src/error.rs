@@ -185,6 +185,12 @@ pub enum EngineError {
         /// The limit.
         limit_bytes: usize,
     },
+    /// The prompt is not text.
+    #[error("the prompt is not UTF-8: byte {at_byte} begins no character")]
+    PromptNotText {
+        /// Bytes before it are text.
+        at_byte: usize,
+    },
     /// The prompt leaves no room for an answer in the context.
     #[error(
         "the prompt has {prompt_tokens} tokens; the context of {context_tokens} tokens leaves no room for an answer"
@@ -210,6 +216,30 @@ pub enum EngineError {
     Grammar {
         /// What is wrong.
         reason: String,
+    },
+    /// All pages of keys and values are in use.
+    #[error("expected {needed} free pages of keys and values, found {free} of {total}")]
+    PagesFull {
+        /// Pages asked for.
+        needed: usize,
+        /// Pages nobody holds.
+        free: usize,
+        /// Pages in all.
+        total: usize,
+    },
+    /// As many requests wait as may.
+    #[error("expected at most {limit} waiting requests, found {limit}")]
+    QueueFull {
+        /// The limit.
+        limit: usize,
+    },
+    /// At the measured rate, behind and beside what runs now, the answer would come too late.
+    #[error("cannot finish by the deadline: needs about {need_ms} ms, {left_ms} ms are left")]
+    TooLate {
+        /// Expected duration.
+        need_ms: u64,
+        /// Time until the deadline.
+        left_ms: u64,
     },
     /// The model's output is not a number anywhere: broken weights or a broken kernel.
     #[error("model {model}: no token has a finite score")]

@@ -7,7 +7,7 @@
 //! ```text
 //! runtime ─ one ONNX Runtime per process, one pool of inference threads
 //!    └─ session ─ one graph, its tensors checked by name, type and shape
-//!          ├─ text    prompt → tokens          (folder: llama)
+//!          ├─ text    prompt → tokens          (on a stock graph, or on operators of our own: fused)
 //!          ├─ audio   samples → speech → words (silero-vad, moonshine)
 //!          └─ vision  picture → objects        (ssd)
 //! folder ─ the files of a model and what llmasos.json says about them
@@ -16,6 +16,7 @@
 pub mod audio;
 pub mod error;
 pub mod folder;
+mod fused;
 pub mod runtime;
 pub mod session;
 mod tensor;
@@ -26,4 +27,5 @@ pub mod vision;
 
 pub use error::{EngineError, Result};
 pub use folder::{Manifest, ModelFolder};
+pub use llmasos_kernels::{Isa, IsaError};
 pub use runtime::{BUILT_LIBRARY, Runtime, RuntimeOptions, Spin};

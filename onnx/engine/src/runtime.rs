@@ -19,6 +19,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use llmasos_kernels::Isa;
 use ort::environment::{Environment, GlobalThreadPoolOptions};
 use ort::logging::LogLevel;
 
@@ -61,15 +62,20 @@ pub struct RuntimeOptions {
     pub threads: usize,
     /// What they do when idle.
     pub spin: Spin,
+    /// Instructions of the operators of our own; this computer must have them.
+    pub isa: Isa,
+    /// Beginning of the names of files into which sessions write what each operator took, when they are closed.
+    pub profile: Option<PathBuf>,
 }
 
 impl fmt::Display for RuntimeOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} threads, spinning {:?}, from {}",
+            "{} threads, spinning {:?}, {}, from {}",
             self.threads,
             self.spin,
+            self.isa,
             self.library.display()
         )
     }
@@ -100,6 +106,13 @@ impl Runtime {
                 option: "threads",
                 expected: format!("1..={MAX_THREADS}"),
                 found: options.threads.to_string(),
+            });
+        }
+        if !options.isa.is_available() {
+            return Err(EngineError::Option {
+                option: "isa",
+                expected: format!("at most {}, the best of this processor", Isa::detect()),
+                found: options.isa.to_string(),
             });
         }
         let options = RuntimeOptions {
@@ -212,6 +225,8 @@ pub(crate) mod tests {
             library: library.into(),
             threads: 2,
             spin: Spin::Short,
+            isa: Isa::detect(),
+            profile: None,
         })
         .unwrap()
     }
@@ -248,6 +263,8 @@ pub(crate) mod tests {
             library: "/nowhere/libonnxruntime.so".into(),
             threads: 0,
             spin: Spin::Off,
+            isa: Isa::Portable,
+            profile: None,
         };
         assert!(matches!(
             Runtime::start(&none),

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ort::logging::LogLevel;
+use ort::operator::OperatorDomain;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{IoBinding, RunOptions, SessionInputValue};
 
@@ -66,6 +67,18 @@ impl Session {
         spec: &SessionSpec<'_>,
         threads: Threads,
     ) -> Result<Self> {
+        Self::open_with(runtime, model, path, spec, threads, None)
+    }
+
+    /// The same with operators of our own.
+    pub(crate) fn open_with(
+        runtime: &Runtime,
+        model: &str,
+        path: &Path,
+        spec: &SessionSpec<'_>,
+        threads: Threads,
+        operators: Option<OperatorDomain>,
+    ) -> Result<Self> {
         check_file(path)?;
         let refused = |reason: &str| EngineError::Load {
             model: model.to_owned(),
@@ -73,9 +86,11 @@ impl Session {
             reason: clip(reason, MAX_REASON_BYTES).to_owned(),
         };
         // The binding panics on types it has no name for, which a hostile graph can declare.
-        let graph = catch_unwind(AssertUnwindSafe(|| commit(runtime, path, threads)))
-            .map_err(|_| refused("it declares an input or output of a type that cannot be read"))?
-            .map_err(|error| refused(error.message()))?;
+        let graph = catch_unwind(AssertUnwindSafe(|| {
+            commit(runtime, path, threads, operators)
+        }))
+        .map_err(|_| refused("it declares an input or output of a type that cannot be read"))?
+        .map_err(|error| refused(error.message()))?;
         let options = RunOptions::new().map_err(|error| refused(error.message()))?;
         let declared =
             |outlets: &[ort::value::Outlet]| outlets.iter().map(Declared::from).collect::<Vec<_>>();
@@ -234,7 +249,12 @@ fn check_file(path: &Path) -> Result<()> {
 }
 
 /// A function of its own because the builder's errors carry the builder and become plain ones only here.
-fn commit(runtime: &Runtime, path: &Path, threads: Threads) -> ort::Result<ort::session::Session> {
+fn commit(
+    runtime: &Runtime,
+    path: &Path,
+    threads: Threads,
+    operators: Option<OperatorDomain>,
+) -> ort::Result<ort::session::Session> {
     let options = runtime.options();
     let mut builder = ort::session::Session::builder(runtime.environment())?
         .with_optimization_level(GraphOptimizationLevel::All)?
@@ -255,6 +275,12 @@ fn commit(runtime: &Runtime, path: &Path, threads: Threads) -> ort::Result<ort::
             )?,
         (Threads::Eager | Threads::Shared, _) => builder,
     };
+    if let Some(profile) = &options.profile {
+        builder = builder.with_profiling(profile)?;
+    }
+    if let Some(operators) = operators {
+        builder = builder.with_operators(operators)?;
+    }
     builder.commit_from_file(path)
 }
 

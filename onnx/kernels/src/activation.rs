@@ -11,7 +11,7 @@
 //! ```
 
 use crate::pack::{BLOCK, TILE_COLUMNS};
-use crate::simd::{LANES, Simd, V};
+use crate::simd::{LANES, Simd};
 
 /// Memory for some rows of activations.
 pub(crate) struct Activations {
@@ -29,6 +29,11 @@ impl Activations {
             fix: vec![0; rows * columns / BLOCK],
             scales: vec![0.0; rows * columns / BLOCK],
         }
+    }
+
+    /// Inputs that fit, all rows together.
+    pub(crate) fn room(&self) -> usize {
+        self.data.len() * 4
     }
 
     /// The same memory for `rows` rows of `columns` inputs in bunches of at most `bunch_rows`.
@@ -119,8 +124,7 @@ impl Shaped {
         let bunch = self.bunch_of(row);
         let (at, rows) = (row - bunch.first, bunch.rows);
         for block in 0..self.columns / BLOCK {
-            let values = x.get(block * BLOCK..(block + 1) * BLOCK);
-            let (words, sum, scale) = match values {
+            let (words, sum, scale) = match x.as_chunks::<BLOCK>().0.get(block) {
                 Some(values) => quantize_block::<S>(values),
                 None => ([0; 8], 0, 0.0),
             };
@@ -141,28 +145,15 @@ impl Shaped {
     }
 }
 
-/// Adding 1.5·2²³ to a small float leaves its nearest integer in the low bits.
-const ROUND: f32 = 12_582_912.0;
-
 /// Words of four bytes, their sum, and the scale.
 #[inline(always)]
-fn quantize_block<S: Simd>(x: &[f32]) -> ([u32; 8], i32, f32) {
-    let (low, high) = (V::load(x), V::load(&x[LANES..]));
-    let largest = low.abs().max_or_nan(high.abs()).reduce_max_or_nan();
+fn quantize_block<S: Simd>(x: &[f32; BLOCK]) -> ([u32; 8], i32, f32) {
+    // SAFETY: 32 floats.
+    let [low, high] = unsafe { [S::load(x.as_ptr()), S::load(x.as_ptr().add(LANES))] };
+    let largest = S::largest(S::max(S::abs(low), S::abs(high)));
+    // A comparison can lose what is not a number, a sum cannot: it must reach the scores to be noticed.
+    let nothing = S::sum(S::mul(S::add(low, high), S::splat(0.0)));
     let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-    let mut bytes = [0_u8; BLOCK];
-    let mut sums = [0_i32; LANES];
-    for (half, values) in [low, high].into_iter().enumerate() {
-        for lane in 0..LANES {
-            let rounded =
-                (values.0[lane] * inverse + ROUND).to_bits() as i32 - ROUND.to_bits() as i32;
-            bytes[half * LANES + lane] = rounded as u8;
-            sums[lane] += i32::from(rounded as i8);
-        }
-    }
-    let mut words = [0; 8];
-    for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<4>().0) {
-        *word = u32::from_le_bytes(*bytes);
-    }
-    (words, sums.iter().sum(), largest / 127.0)
+    let (words, sum) = S::to_bytes(low, high, inverse);
+    (words, sum, largest / 127.0 + nothing)
 }

@@ -17,9 +17,20 @@
 //! ```
 
 mod activation;
+mod attention;
+pub mod block;
+pub mod head;
 mod isa;
+pub mod norm;
 pub mod pack;
+pub mod pool;
 mod product;
 mod simd;
+mod step;
+mod team;
+mod workspace;
 
 pub use isa::{ALL, Isa, IsaError};
+pub use step::{Step, StepError};
+pub use team::{Alone, Threads};
+pub use workspace::Workspace;

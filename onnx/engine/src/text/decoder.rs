@@ -16,8 +16,8 @@ use ort::session::IoBinding;
 use ort::value::Tensor;
 use serde::Deserialize;
 
-use super::generate::TokenModel;
 use super::kv::{KvCache, past_name, present_name};
+use super::step::{Memory, Rows, StepModel};
 use super::tokenizer::MAX_VOCAB;
 use crate::error::{EngineError, Result};
 use crate::runtime::Runtime;
@@ -27,6 +27,8 @@ use crate::session::{Dim, Kind, Session, SessionSpec, TensorSpec, Terminator, Th
 pub(crate) const MAX_LAYERS: usize = 512;
 /// Most heads of a layer, and largest head.
 pub(crate) const MAX_HEADS: usize = 1_024;
+/// Most tokens of one run: about 0.2 s of a small model on two cores, and long enough for full speed.
+const MAX_ROWS: usize = 128;
 /// Longest context.
 pub(crate) const MAX_CONTEXT: usize = 1 << 20;
 
@@ -54,6 +56,9 @@ pub struct LlamaConfig {
     /// Accuracy level of the quantized matrix products: 1 with 32-bit float activations, 4 with 8-bit ones.
     #[serde(default)]
     pub accuracy_level: u32,
+    /// Whether the folder has the fused graph beside the portable one.
+    #[serde(default)]
+    pub fused: bool,
 }
 
 impl LlamaConfig {
@@ -107,8 +112,6 @@ pub(crate) struct Decoder {
     past_length: Tensor<i32>,
     total_length: Tensor<i32>,
     scores: Tensor<f32>,
-    /// The tokens whose keys and values are in the cache.
-    cached: Vec<u32>,
     context: usize,
     vocab: usize,
 }
@@ -155,29 +158,13 @@ impl Decoder {
             past_length,
             total_length,
             scores,
-            cached: Vec::with_capacity(context),
             context,
             vocab: config.vocab,
         })
     }
 
-    /// A handle that ends the runs of this model from another thread.
-    pub(crate) fn terminator(&self) -> Terminator {
-        self.session.terminator()
-    }
-
-    /// Forgets terminations asked for until now: a new answer begins.
-    pub(crate) fn forget_termination(&self) -> Result<()> {
-        self.session.forget_termination()
-    }
-
-    /// Memory of the cache.
-    pub(crate) fn cache_bytes(&self) -> usize {
-        self.cache.bytes()
-    }
-
-    fn run(&mut self, tokens: &[u32]) -> Result<()> {
-        let total = self.cached.len() + tokens.len();
+    fn run(&mut self, start: usize, tokens: &[u32]) -> Result<()> {
+        let total = start + tokens.len();
         // Both fit: the context is at most MAX_CONTEXT.
         self.past_length.extract_tensor_mut().1[0] = total as i32 - 1;
         self.total_length.extract_tensor_mut().1[0] = total as i32;
@@ -197,44 +184,77 @@ impl Decoder {
     }
 }
 
-impl TokenModel for Decoder {
+impl StepModel for Decoder {
     fn context(&self) -> usize {
         self.context
     }
 
-    fn cached(&self) -> &[u32] {
-        &self.cached
+    /// One page: the graph reads its keys and values from one piece.
+    fn memory(&self) -> Memory {
+        Memory {
+            page_tokens: self.context,
+            pages: 1,
+            page_bytes: self.cache.bytes(),
+        }
     }
 
-    fn rewind(&mut self, length: usize) {
-        self.cached.truncate(length);
+    fn rows_max(&self) -> usize {
+        MAX_ROWS
     }
 
-    fn append(&mut self, tokens: &[u32]) -> Result<()> {
-        if tokens.is_empty() {
+    fn sequences_max(&self) -> usize {
+        1
+    }
+
+    fn step(&mut self, batch: &[Rows<'_>]) -> Result<()> {
+        let wrong = |field, expected: String, found: usize| {
+            Err(EngineError::Request {
+                field,
+                expected,
+                found: found.to_string(),
+            })
+        };
+        let [rows] = batch else {
+            return wrong("sequences", "1".to_owned(), batch.len());
+        };
+        if rows.tokens.is_empty() {
             return Err(EngineError::PromptEmpty);
         }
-        if tokens.len() > self.context - self.cached.len() {
-            let prompt_tokens = self.cached.len() + tokens.len();
+        let prompt_tokens = rows.start.saturating_add(rows.tokens.len());
+        if prompt_tokens > self.context {
             return Err(EngineError::PromptTooLong {
                 prompt_tokens,
                 context_tokens: self.context,
             });
         }
-        if let Some(token) = tokens.iter().find(|token| **token as usize >= self.vocab) {
-            return Err(EngineError::Request {
-                field: "token",
-                expected: format!("below {}", self.vocab),
-                found: token.to_string(),
-            });
+        if let Some(token) = rows
+            .tokens
+            .iter()
+            .find(|token| **token as usize >= self.vocab)
+        {
+            return wrong("token", format!("below {}", self.vocab), *token as usize);
         }
-        self.run(tokens)?;
-        self.cached.extend_from_slice(tokens);
-        Ok(())
+        self.run(rows.start, rows.tokens)
     }
 
-    fn scores(&self) -> &[f32] {
+    fn scores(&self, _index: usize) -> &[f32] {
         self.scores.extract_tensor().1
+    }
+
+    fn copy_page(&mut self, _from: u32, to: u32, _tokens: usize) -> Result<()> {
+        Err(EngineError::Request {
+            field: "page",
+            expected: "0, the only one".to_owned(),
+            found: to.to_string(),
+        })
+    }
+
+    fn terminator(&self) -> Option<Terminator> {
+        Some(self.session.terminator())
+    }
+
+    fn forget_termination(&self) -> Result<()> {
+        self.session.forget_termination()
     }
 }
 

@@ -1,43 +1,94 @@
 //! A loaded language model: folder in, answers out.
 
 use std::sync::Arc;
+use std::time::Instant;
 
+use super::answer::Language;
 use super::chat::{ChatMessage, ChatTemplate, MAX_TEMPLATE_BYTES};
 use super::decoder::{Decoder, LlamaConfig};
-use super::generate::{Generation, PREFILL_CHUNK, Parts, TokenModel};
-use super::grammar::{Grammar, GrammarCompiler};
+use super::generation::Generation;
+use super::grammar::Grammar;
 use super::rate::Rate;
 use super::request::{MAX_PROMPT_BYTES, Request};
+use super::server::TextServer;
+use super::step::StepModel;
 use super::tokenizer::{MAX_TOKENIZER_BYTES, Tokenizer};
 use crate::error::{EngineError, Result};
 use crate::folder::{MANIFEST, ModelFolder};
+use crate::fused::{FusedDecoder, Limits};
 use crate::runtime::Runtime;
 use crate::session::Terminator;
 
 const FAMILY: &str = "llama";
 const GRAPH: &str = "model.onnx";
+const FUSED_GRAPH: &str = "fused.onnx";
 const TOKENIZER: &str = "tokenizer.json";
 const TEMPLATE: &str = "chat_template.jinja";
-/// Single tokens that a warm-up measures.
-const WARM_UP_STEPS: usize = 6;
 
 /// How a model is loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LoadOptions {
-    /// Tokens of prompt and answer together; decides the memory of the cache. At most the model's own context.
+    /// Tokens of a prompt and its answer together. At most the model's own context.
     pub context: usize,
+    /// Most answers that run at once. The portable graph runs one, whatever is asked for.
+    pub sequences: usize,
+    /// Memory for keys and values of all answers and of earlier prompts, in bytes. `None` for as much as one answer of the
+    /// whole context needs, which several share.
+    pub cache_bytes: Option<usize>,
+    /// Which of the folder's graphs runs.
+    pub graph: GraphChoice,
 }
 
-/// A language model that is ready to answer. It answers one request at a time.
+/// Which of a folder's two graphs of the same weights runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum GraphChoice {
+    /// The fused one if the folder has it, else the portable one.
+    #[default]
+    Best,
+    /// The one of our own operators: many answers at once.
+    Fused,
+    /// The one of ONNX Runtime's operators: one answer at a time; what the other is compared with.
+    Portable,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self {
+            context: 1024,
+            sequences: 8,
+            cache_bytes: None,
+            graph: GraphChoice::Best,
+        }
+    }
+}
+
+/// What a language model is made of. Opened from a folder by [`LanguageModel::load`]; put together by hand for a model
+/// that runs in another way, such as a test's.
+pub struct LanguageParts {
+    /// Name in messages.
+    pub name: String,
+    /// What runs.
+    pub model: Box<dyn StepModel>,
+    /// Text of `tokenizer.json`.
+    pub tokenizer: Vec<u8>,
+    /// Tokens the model has scores for.
+    pub vocab: usize,
+    /// Chat template (Jinja), if there is one.
+    pub chat: Option<String>,
+    /// Token that begins a sequence, if there is one.
+    pub bos: Option<u32>,
+    /// Tokens that end an answer, at least one.
+    pub eos: Vec<u32>,
+    /// Most memory, of that of the model, for beginnings of earlier prompts. They give way when it is needed, so there is
+    /// no reason to set it below `usize::MAX` but to measure.
+    pub prefix_bytes: usize,
+}
+
+/// A language model that is ready to answer.
 pub struct LanguageModel {
-    name: String,
-    config: LlamaConfig,
-    decoder: Decoder,
-    tokenizer: Arc<Tokenizer>,
+    server: TextServer,
     chat: Option<ChatTemplate>,
-    /// Made when the first grammar is asked for, or by the warm-up.
-    grammars: Option<GrammarCompiler>,
-    rate: Rate,
+    bos: Option<u32>,
     weight_bytes: u64,
 }
 
@@ -62,72 +113,91 @@ impl LanguageModel {
                 found: options.context.to_string(),
             });
         }
-        let tokenizer = Tokenizer::new(
-            name,
-            &folder.read(TOKENIZER, MAX_TOKENIZER_BYTES)?,
-            config.vocab,
-        )?;
-        let chat =
-            if folder.manifest.files.contains_key(TEMPLATE) {
-                let source = String::from_utf8(folder.read(TEMPLATE, MAX_TEMPLATE_BYTES)?)
-                    .map_err(|error| EngineError::ChatTemplate {
-                        model: name.to_owned(),
-                        reason: error.to_string(),
-                    })?;
-                let word =
-                    |token: Option<u32>| token.map_or(&[][..], |token| tokenizer.raw_bytes(token));
-                let (bos, eos) = (word(config.bos), word(config.eos.first().copied()));
-                Some(ChatTemplate::new(
-                    name,
-                    &source,
-                    &String::from_utf8_lossy(bos),
-                    &String::from_utf8_lossy(eos),
-                )?)
-            } else {
-                None
-            };
-        let decoder = Decoder::open(
-            runtime,
-            name,
-            &folder.path(GRAPH)?,
-            &config,
-            options.context,
-        )?;
-        Ok(Self {
+        let tokenizer = folder.read(TOKENIZER, MAX_TOKENIZER_BYTES)?;
+        let chat = if folder.manifest.files.contains_key(TEMPLATE) {
+            let source = folder.read(TEMPLATE, MAX_TEMPLATE_BYTES)?;
+            let text = String::from_utf8(source).map_err(|error| EngineError::ChatTemplate {
+                model: name.to_owned(),
+                reason: error.to_string(),
+            })?;
+            Some(text)
+        } else {
+            None
+        };
+        let mut loaded = Self::from_parts(LanguageParts {
             name: name.to_owned(),
-            config,
-            decoder,
-            tokenizer: Arc::new(tokenizer),
+            model: open_model(runtime, folder, &config, options)?,
+            tokenizer,
+            vocab: config.vocab,
             chat,
-            grammars: None,
-            rate: Rate::default(),
-            weight_bytes: folder.manifest.files.values().map(|file| file.bytes).sum(),
+            bos: config.bos,
+            eos: config.eos,
+            prefix_bytes: usize::MAX,
+        })?;
+        loaded.weight_bytes = folder.manifest.files.values().map(|file| file.bytes).sum();
+        Ok(loaded)
+    }
+
+    /// Puts a language model together.
+    ///
+    /// # Errors
+    /// [`EngineError::Tokenizer`], [`EngineError::ChatTemplate`], and [`EngineError::Option`] for special tokens or a model
+    /// out of range.
+    pub fn from_parts(parts: LanguageParts) -> Result<Self> {
+        let name = parts.name.as_str();
+        let special = parts.eos.iter().chain(&parts.bos);
+        if parts.eos.is_empty() || special.clone().any(|token| *token as usize >= parts.vocab) {
+            return Err(EngineError::Option {
+                option: "eos and bos",
+                expected: format!("tokens below {}, at least one of them eos", parts.vocab),
+                found: format!("{:?}", special.collect::<Vec<_>>()),
+            });
+        }
+        check_model(parts.model.as_ref())?;
+        let tokenizer = Tokenizer::new(name, &parts.tokenizer, parts.vocab)?;
+        let word = |token: Option<u32>| {
+            let bytes = token.map_or(&[][..], |token| tokenizer.raw_bytes(token));
+            String::from_utf8_lossy(bytes).into_owned()
+        };
+        let chat = match &parts.chat {
+            Some(source) => Some(ChatTemplate::new(
+                name,
+                source,
+                &word(parts.bos),
+                &word(parts.eos.first().copied()),
+            )?),
+            None => None,
+        };
+        let language = Language {
+            name: parts.name,
+            tokenizer: Arc::new(tokenizer),
+            eos: parts.eos,
+        };
+        Ok(Self {
+            server: TextServer::new(language, parts.model, parts.prefix_bytes),
+            chat,
+            bos: parts.bos,
+            weight_bytes: 0,
         })
     }
 
     /// Its name in the catalogue.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Its settings.
-    #[must_use]
-    pub fn config(&self) -> &LlamaConfig {
-        &self.config
+        &self.server.language().name
     }
 
     /// Tokens of prompt and answer together.
     #[must_use]
     pub fn context(&self) -> usize {
-        self.decoder.context()
+        self.server.context()
     }
 
-    /// Size of its files and of a full cache: what to count before start.
+    /// Size of its files and of its keys and values: what to count before start.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
         self.weight_bytes
-            .saturating_add(self.decoder.cache_bytes() as u64)
+            .saturating_add(self.server.cache_bytes() as u64)
     }
 
     /// Token ids of a text.
@@ -141,7 +211,7 @@ impl LanguageModel {
                 limit_bytes: MAX_PROMPT_BYTES,
             });
         }
-        self.tokenizer.encode(text)
+        self.server.language().tokenizer.encode(text)
     }
 
     /// The prompt for a conversation, by the model's own template. Special tokens written in the messages are removed: what
@@ -154,66 +224,46 @@ impl LanguageModel {
             .chat
             .as_ref()
             .ok_or_else(|| EngineError::ChatTemplate {
-                model: self.name.clone(),
+                model: self.name().to_owned(),
                 reason: format!("{TEMPLATE} is missing; write the prompt yourself"),
             })?;
+        let tokenizer = &self.server.language().tokenizer;
         let clean: Vec<_> = messages
             .iter()
             .map(|message| {
-                ChatMessage::new(
-                    message.role,
-                    self.tokenizer.without_special(&message.content),
-                )
+                ChatMessage::new(message.role, tokenizer.without_special(&message.content))
             })
             .collect();
         template.render(&clean)
     }
 
     /// Runs the model once in all the ways it will be run, so that the first answer is not slower than the others, and
-    /// measures its rates. Forgets the cache.
+    /// measures what steps cost. Forgets the beginnings of earlier prompts. Does nothing while somebody waits for an
+    /// answer.
     ///
     /// # Errors
     /// Those of a run.
     pub fn warm_up(&mut self) -> Result<()> {
-        self.grammars()?;
-        self.decoder.forget_termination()?;
-        let token = self.config.bos.unwrap_or(self.config.eos[0]);
-        let prompt = vec![token; PREFILL_CHUNK.min(self.decoder.context() - 1)];
-        // The first run of each kind pays for memory that the later ones find: it is not measured.
-        self.decoder.rewind(0);
-        self.decoder.append(&prompt[..prompt.len().min(2)])?;
-        self.decoder.append(&[token])?;
-        self.decoder.rewind(0);
-        self.timed(&prompt)?;
-        let room = self.decoder.context() - prompt.len();
-        for _ in 0..WARM_UP_STEPS.min(room) {
-            self.timed(&[token])?;
-        }
-        self.decoder.rewind(0);
-        if self.decoder.scores().iter().any(|score| score.is_finite()) {
-            return Ok(());
-        }
-        Err(EngineError::NotFinite {
-            model: self.name.clone(),
-        })
+        self.server.warm_up(self.bos)
     }
 
     /// How fast it has been lately, on this computer and under its load.
     #[must_use]
     pub fn measured_rate(&self) -> Rate {
-        self.rate
+        self.server.measured_rate()
     }
 
-    /// A handle that ends the running generation from another thread, also in the middle of a run; the generation then
-    /// returns [`EngineError::Terminated`], or ends with its own reason if it was cancelled or too late.
+    /// A handle that ends the running step from another thread, also in the middle of it; an answer alone then returns
+    /// [`EngineError::Terminated`], or ends with its own reason if it was cancelled or too late. `None` when the model has
+    /// none.
     #[must_use]
-    pub fn terminator(&self) -> Terminator {
-        self.decoder.terminator()
+    pub fn terminator(&self) -> Option<Terminator> {
+        self.server.model().terminator()
     }
 
-    /// Forgets the cached beginning of the last prompt.
+    /// Forgets the beginnings of earlier prompts.
     pub fn forget(&mut self) {
-        self.decoder.rewind(0);
+        self.server.forget();
     }
 
     /// Compiles a grammar now instead of at the first request that uses it.
@@ -221,51 +271,93 @@ impl LanguageModel {
     /// # Errors
     /// [`EngineError::Grammar`].
     pub fn prepare_grammar(&mut self, grammar: &Grammar) -> Result<()> {
-        self.grammars()?.start(grammar).map(|_| ())
+        self.server.prepare_grammar(grammar)
     }
 
-    /// Begins an answer. The beginning of the prompt that equals the last one is not computed again.
+    /// Begins one answer, whether or not its deadline can be kept. What is known of the prompt is not computed again.
     ///
     /// # Errors
     /// [`EngineError::Request`], [`EngineError::PromptEmpty`], [`EngineError::PromptTooLong`],
-    /// [`EngineError::PromptTooLarge`], [`EngineError::Grammar`].
+    /// [`EngineError::PromptTooLarge`], [`EngineError::Grammar`]; [`EngineError::QueueFull`] when others have been asking
+    /// [`LanguageModel::server`].
     pub fn generate(&mut self, request: &Request) -> Result<Generation<'_>> {
-        let grammar = match &request.grammar {
-            Some(grammar) => Some(self.grammars()?.start(grammar)?),
-            None => None,
-        };
-        self.decoder.forget_termination()?;
-        let parts = Parts {
-            name: &self.name,
-            model: &mut self.decoder,
-            tokenizer: &self.tokenizer,
-            rate: &mut self.rate,
-            eos: &self.config.eos,
-        };
-        Generation::start(parts, request, grammar)
+        let id = self.server.submit_anyway(request, Instant::now())?;
+        Ok(Generation::new(&mut self.server, id))
     }
 
-    fn grammars(&mut self) -> Result<&mut GrammarCompiler> {
-        let grammars = match self.grammars.take() {
-            Some(grammars) => grammars,
-            None => GrammarCompiler::new(Arc::clone(&self.tokenizer), &self.config.eos)?,
-        };
-        Ok(self.grammars.insert(grammars))
+    /// Lets the model read `tokens` and calls `hear` with the scores after each position from `from` on: what a comparison
+    /// with another engine needs. The first `from` tokens are read as a prompt is, the others one at a time, as an answer is.
+    ///
+    /// # Errors
+    /// [`EngineError::PromptEmpty`] for no tokens, [`EngineError::PromptTooLong`], [`EngineError::QueueFull`] while somebody
+    /// waits for an answer, [`EngineError::Request`] for a token the model does not have, and those of a run.
+    pub fn score(
+        &mut self,
+        tokens: &[u32],
+        from: usize,
+        hear: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<()> {
+        self.server.score(tokens, from, hear)
     }
 
-    fn timed(&mut self, tokens: &[u32]) -> Result<()> {
-        let begun = std::time::Instant::now();
-        self.decoder.append(tokens)?;
-        self.rate.record(tokens.len(), begun.elapsed());
-        Ok(())
+    /// For many answers at once.
+    #[must_use]
+    pub fn server(&mut self) -> &mut TextServer {
+        &mut self.server
     }
 }
 
 impl std::fmt::Debug for LanguageModel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("LanguageModel")
-            .field("name", &self.name)
-            .field("config", &self.config)
+            .field("server", &self.server)
             .finish_non_exhaustive()
+    }
+}
+
+/// What runs the folder's model.
+fn open_model(
+    runtime: &Runtime,
+    folder: &ModelFolder,
+    config: &LlamaConfig,
+    options: &LoadOptions,
+) -> Result<Box<dyn StepModel>> {
+    let name = &folder.manifest.name;
+    let fused = match options.graph {
+        GraphChoice::Best => config.fused,
+        GraphChoice::Fused => true,
+        GraphChoice::Portable => false,
+    };
+    if !fused {
+        let graph = folder.path(GRAPH)?;
+        let decoder = Decoder::open(runtime, name, &graph, config, options.context)?;
+        return Ok(Box::new(decoder));
+    }
+    let limits = Limits {
+        context: options.context,
+        sequences: options.sequences,
+        cache_bytes: options.cache_bytes,
+    };
+    let graph = folder.path(FUSED_GRAPH)?;
+    let decoder = FusedDecoder::open(runtime, name, &graph, config, limits)?;
+    Ok(Box::new(decoder))
+}
+
+fn check_model(model: &dyn StepModel) -> Result<()> {
+    let memory = model.memory();
+    let ranges = [
+        ("context", model.context(), 2),
+        ("page_tokens", memory.page_tokens, 1),
+        ("pages", memory.pages, 1),
+        ("sequences_max", model.sequences_max(), 1),
+        ("rows_max", model.rows_max(), model.sequences_max()),
+    ];
+    match ranges.iter().find(|(_, found, least)| found < least) {
+        Some((option, found, least)) => Err(EngineError::Option {
+            option,
+            expected: format!("at least {least}"),
+            found: found.to_string(),
+        }),
+        None => Ok(()),
     }
 }

@@ -33,6 +33,11 @@ pub struct Request {
     pub token_budget: Option<Duration>,
     /// Ends the answer between two tokens, and between two parts of a long prompt.
     pub cancel: CancelToken,
+    /// Who goes first: higher is more important.
+    pub priority: u8,
+    /// Kind of question. Answers of one class are about equally long, so their lengths say whether the next one can be in
+    /// time.
+    pub class: &'static str,
 }
 
 impl Default for Request {
@@ -46,11 +51,32 @@ impl Default for Request {
             deadline: None,
             token_budget: None,
             cancel: CancelToken::new(),
+            priority: 0,
+            class: "answer",
         }
     }
 }
 
 impl Request {
+    /// A prompt from bytes of somebody else's: a file, a pipe, the wire. This is where invalid UTF-8 stops; everything
+    /// behind it is text.
+    ///
+    /// # Errors
+    /// [`EngineError::PromptTooLarge`], [`EngineError::PromptNotText`] with the place of the first wrong byte.
+    pub fn prompt_from(bytes: &[u8]) -> Result<String> {
+        if bytes.len() > MAX_PROMPT_BYTES {
+            return Err(EngineError::PromptTooLarge {
+                found_bytes: bytes.len(),
+                limit_bytes: MAX_PROMPT_BYTES,
+            });
+        }
+        std::str::from_utf8(bytes)
+            .map(str::to_owned)
+            .map_err(|error| EngineError::PromptNotText {
+                at_byte: error.valid_up_to(),
+            })
+    }
+
     /// Refuses values out of range, before anything is computed.
     pub(crate) fn check(&self) -> Result<()> {
         let wrong = |field, expected: String, found: String| {
@@ -143,7 +169,7 @@ pub enum FinishReason {
     Deadline,
     /// The [`CancelToken`] was thrown.
     Cancelled,
-    /// The iterator returned an error; what came before it is kept.
+    /// There was an error; what came before it is kept.
     Failed,
 }
 
@@ -164,10 +190,41 @@ pub struct Finished {
     pub tokens_out: usize,
     /// Of these, tokens that the grammar left no choice about; they share model runs.
     pub tokens_forced: usize,
-    /// Time until the first scores.
+    /// Time before its first run, waiting for a place while the model ran for others.
+    pub queued: Duration,
+    /// Time from then until the first scores.
     pub prefill: Duration,
-    /// Time after that, while the generation was running (not while its caller was).
+    /// Time after that, while the model was running (not while its caller was).
     pub decode: Duration,
-    /// Of the decoding time, what the grammar took.
+    /// Of these times, what the grammar took.
     pub grammar: Duration,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_from_outside_are_text_or_refused_with_the_place() {
+        assert_eq!(
+            Request::prompt_from("fährt é".as_bytes()).unwrap(),
+            "fährt é"
+        );
+        for (why, bytes, place) in [
+            ("a byte that begins nothing", &b"ab\xff"[..], 2),
+            ("half a character at the end", &b"a\xc3"[..], 1),
+            ("a surrogate", &b"\xed\xa0\x80"[..], 0),
+        ] {
+            let error = Request::prompt_from(bytes).unwrap_err();
+            assert!(
+                matches!(error, EngineError::PromptNotText { at_byte } if at_byte == place),
+                "{why}: {error}"
+            );
+        }
+        let error = Request::prompt_from(&vec![b'x'; MAX_PROMPT_BYTES + 1]).unwrap_err();
+        assert!(
+            matches!(error, EngineError::PromptTooLarge { .. }),
+            "{error}"
+        );
+    }
 }

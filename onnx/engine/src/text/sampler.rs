@@ -7,6 +7,9 @@ use toktrie::SimpleVob;
 
 use crate::error::{EngineError, Result};
 
+/// Scores compared at once: two vectors of the widest registers.
+const LANES: usize = 32;
+
 /// How a token is chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Sampling {
@@ -129,6 +132,9 @@ impl Sampler {
 }
 
 fn best(scores: &[f32], allowed: Option<&SimpleVob>) -> Option<u32> {
+    if allowed.is_none() {
+        return best_of_all(scores);
+    }
     let mut best: Option<(f32, u32)> = None;
     each(scores, allowed, |token, score| {
         if best.is_none_or(|(top, _)| score > top) {
@@ -136,6 +142,29 @@ fn best(scores: &[f32], allowed: Option<&SimpleVob>) -> Option<u32> {
         }
     });
     best.map(|(_, token)| token)
+}
+
+/// The same over the whole vocabulary, which is what a free answer does for every token: first the highest score in several
+/// lanes at once, then who has it.
+fn best_of_all(scores: &[f32]) -> Option<u32> {
+    let higher = |top: f32, score: f32| if score > top { score } else { top };
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let chunks = scores.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for (lane, score) in lanes.iter_mut().zip(chunk) {
+            *lane = higher(*lane, *score);
+        }
+    }
+    let top = lanes
+        .iter()
+        .chain(rest)
+        .fold(f32::NEG_INFINITY, |top, score| higher(top, *score));
+    // Plus infinity counts as the largest finite number; NaN is not at least anything.
+    let token = scores
+        .iter()
+        .position(|score| *score >= top.min(f32::MAX))?;
+    (top > f32::NEG_INFINITY).then_some(token as u32)
 }
 
 /// Calls `visit` with every allowed token whose score is a number that can be chosen, in order of ids. Plus infinity
@@ -216,6 +245,25 @@ mod tests {
                 expected,
                 "top_k 1, {why}"
             );
+        }
+    }
+
+    #[test]
+    fn the_best_of_many_is_the_first_of_the_best() {
+        for place in [0, 5, LANES - 1, LANES, 70, 99] {
+            let mut scores: Vec<f32> = (0..100).map(|i| (i % 9) as f32 - 20.0).collect();
+            scores[3] = f32::NAN;
+            scores[place] = 7.0;
+            scores[99] = 7.0;
+            assert_eq!(best_of_all(&scores), Some(place as u32));
+            let all = only(100, &(0..100).collect::<Vec<_>>());
+            assert_eq!(
+                best(&scores, Some(&all)),
+                Some(place as u32),
+                "under a grammar too"
+            );
+            scores[98] = f32::INFINITY;
+            assert_eq!(best_of_all(&scores), Some(98));
         }
     }
 

@@ -1,8 +1,17 @@
-//! A model and a vocabulary of a few lines, for the tests of the generator: every byte is a token, and a function says which
-//! token comes next.
+//! A model and a vocabulary of a few lines, for tests: every byte is a token, and a function says which token comes next.
+//!
+//! Its keys and values are the tokens themselves, page by page. It knows of a sequence only what its page table leads to,
+//! so an answer comes out right only if every page was written, shared and copied right.
 
-use super::generate::{Parts, TokenModel};
-use super::rate::Rate;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::answer::Language;
+use super::generation::Generation;
+use super::request::{Finished, Request};
+use super::server::TextServer;
+use super::step::{Memory, Rows, StepModel};
 use super::tokenizer::Tokenizer;
 use crate::error::Result;
 
@@ -50,88 +59,195 @@ pub(crate) fn tokenizer() -> Tokenizer {
 
 type Answer = Box<dyn FnMut(&[u32], &mut [f32]) -> Result<()>>;
 
-/// The model: `answer` sees all tokens so far and raises the scores it likes.
-pub(crate) struct TinyModel {
+/// What a model has room for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shape {
     pub(crate) context: usize,
-    pub(crate) cached: Vec<u32>,
-    pub(crate) scores: Vec<f32>,
-    /// Tokens of each run, in order.
-    pub(crate) runs: Vec<usize>,
+    pub(crate) page_tokens: usize,
+    pub(crate) pages: usize,
+    pub(crate) rows: usize,
+    pub(crate) sequences: usize,
+}
+
+impl Shape {
+    /// As the stock graph: one sequence, one page.
+    pub(crate) const fn alone(context: usize) -> Self {
+        Self {
+            context,
+            page_tokens: context,
+            pages: 1,
+            rows: 128,
+            sequences: 1,
+        }
+    }
+}
+
+/// The model: `answer` sees all tokens of a sequence so far and raises the scores it likes.
+struct TinyModel {
+    shape: Shape,
+    /// Tokens written to each page.
+    memory: Vec<Vec<u32>>,
+    scores: Vec<Vec<f32>>,
+    runs: Rc<RefCell<Vec<Vec<usize>>>>,
     answer: Answer,
 }
 
-impl TinyModel {
+/// A server on such a model.
+pub(crate) struct Bench {
+    pub(crate) server: TextServer,
+    runs: Rc<RefCell<Vec<Vec<usize>>>>,
+}
+
+impl Bench {
+    /// One sequence at a time, as the stock graph.
     pub(crate) fn new(
         context: usize,
         answer: impl FnMut(&[u32], &mut [f32]) -> Result<()> + 'static,
     ) -> Self {
-        Self {
-            context,
-            cached: Vec::new(),
-            scores: vec![0.0; VOCAB],
-            runs: Vec::new(),
+        Self::shaped(Shape::alone(context), answer)
+    }
+
+    pub(crate) fn shaped(
+        shape: Shape,
+        answer: impl FnMut(&[u32], &mut [f32]) -> Result<()> + 'static,
+    ) -> Self {
+        let runs = Rc::default();
+        let model = TinyModel {
+            shape,
+            memory: vec![Vec::new(); shape.pages],
+            scores: Vec::new(),
+            runs: Rc::clone(&runs),
             answer: Box::new(answer),
+        };
+        let language = Language {
+            name: "tiny".to_owned(),
+            tokenizer: Arc::new(tokenizer()),
+            eos: vec![END],
+        };
+        Self {
+            server: TextServer::new(language, Box::new(model), usize::MAX),
+            runs,
         }
     }
 
     /// Answers with this text after a prompt that ends with `>`, then ends.
     pub(crate) fn saying(context: usize, text: &str) -> Self {
-        let text = text.as_bytes().to_vec();
-        Self::new(context, move |seen, scores| {
-            let begun = seen
-                .iter()
-                .rposition(|token| *token == u32::from(b'>'))
-                .map_or(seen.len(), |at| at + 1);
-            let next = text
-                .get(seen.len() - begun)
-                .map_or(END, |byte| u32::from(*byte));
-            scores[next as usize] = 1.0;
-            Ok(())
-        })
+        Self::new(context, says(text))
     }
 
-    pub(crate) fn parts<'m>(
-        &'m mut self,
-        tokenizer: &'m Tokenizer,
-        rate: &'m mut Rate,
-    ) -> Parts<'m> {
-        Parts {
-            name: "tiny",
-            model: self,
-            tokenizer,
-            rate,
-            eos: &[END],
-        }
+    /// Tokens of each sequence in each run, in order, and forgets them.
+    pub(crate) fn batches(&self) -> Vec<Vec<usize>> {
+        self.runs.take()
+    }
+
+    /// Tokens of each run, in order, and forgets them.
+    pub(crate) fn runs(&self) -> Vec<usize> {
+        self.batches()
+            .iter()
+            .map(|batch| batch.iter().sum())
+            .collect()
+    }
+
+    pub(crate) fn generate(&mut self, request: &Request) -> Result<Generation<'_>> {
+        let id = self
+            .server
+            .submit_anyway(request, std::time::Instant::now())?;
+        Ok(Generation::new(&mut self.server, id))
+    }
+
+    pub(crate) fn answer(&mut self, request: &Request) -> Result<Finished> {
+        self.generate(request)?.finish()
     }
 }
 
-impl TokenModel for TinyModel {
+/// Answers with this text after the last `>`, then ends.
+pub(crate) fn says(text: &str) -> impl FnMut(&[u32], &mut [f32]) -> Result<()> + 'static {
+    let text = text.as_bytes().to_vec();
+    move |seen, scores| {
+        let begun = seen
+            .iter()
+            .rposition(|token| *token == u32::from(b'>'))
+            .map_or(seen.len(), |at| at + 1);
+        let next = text
+            .get(seen.len() - begun)
+            .map_or(END, |byte| u32::from(*byte));
+        scores[next as usize] = 1.0;
+        Ok(())
+    }
+}
+
+impl TinyModel {
+    fn write(&mut self, rows: &Rows<'_>) {
+        let size = self.shape.page_tokens;
+        for (at, token) in (rows.start..).zip(rows.tokens) {
+            let page = &mut self.memory[rows.pages[at / size] as usize];
+            assert!(
+                at % size <= page.len(),
+                "position {at} follows what is there"
+            );
+            page.truncate(at % size);
+            page.push(*token);
+        }
+    }
+
+    fn read(&self, rows: &Rows<'_>) -> Vec<u32> {
+        let (size, end) = (self.shape.page_tokens, rows.start + rows.tokens.len());
+        (0..end)
+            .map(|at| self.memory[rows.pages[at / size] as usize][at % size])
+            .collect()
+    }
+}
+
+impl StepModel for TinyModel {
     fn context(&self) -> usize {
-        self.context
+        self.shape.context
     }
 
-    fn cached(&self) -> &[u32] {
-        &self.cached
+    fn memory(&self) -> Memory {
+        Memory {
+            page_tokens: self.shape.page_tokens,
+            pages: self.shape.pages,
+            page_bytes: 1,
+        }
     }
 
-    fn rewind(&mut self, length: usize) {
-        self.cached.truncate(length);
+    fn rows_max(&self) -> usize {
+        self.shape.rows
     }
 
-    fn append(&mut self, tokens: &[u32]) -> Result<()> {
+    fn sequences_max(&self) -> usize {
+        self.shape.sequences
+    }
+
+    fn step(&mut self, batch: &[Rows<'_>]) -> Result<()> {
+        let counts: Vec<usize> = batch.iter().map(|rows| rows.tokens.len()).collect();
         assert!(
-            !tokens.is_empty() && self.cached.len() + tokens.len() <= self.context,
-            "the generator keeps to the context"
+            !counts.contains(&0)
+                && counts.len() <= self.shape.sequences
+                && counts.iter().sum::<usize>() <= self.shape.rows,
+            "the server keeps to the limits: {counts:?}"
         );
-        self.runs.push(tokens.len());
-        let seen = [self.cached.as_slice(), tokens].concat();
-        self.scores.fill(0.0);
-        (self.answer)(&seen, &mut self.scores)?;
-        self.cached = seen;
+        self.runs.borrow_mut().push(counts);
+        self.scores.clear();
+        batch.iter().for_each(|rows| self.write(rows));
+        for rows in batch {
+            let seen = self.read(rows);
+            assert!(seen.len() <= self.shape.context && seen.ends_with(rows.tokens));
+            let mut scores = vec![0.0; VOCAB];
+            (self.answer)(&seen, &mut scores)?;
+            if rows.scored {
+                self.scores.push(scores);
+            }
+        }
         Ok(())
     }
 
-    fn scores(&self) -> &[f32] {
-        &self.scores
+    fn scores(&self, index: usize) -> &[f32] {
+        &self.scores[index]
+    }
+
+    fn copy_page(&mut self, from: u32, to: u32, tokens: usize) -> Result<()> {
+        self.memory[to as usize] = self.memory[from as usize][..tokens].to_vec();
+        Ok(())
     }
 }

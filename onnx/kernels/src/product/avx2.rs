@@ -8,67 +8,9 @@ use std::arch::x86_64::*;
 
 use crate::activation::Bunch;
 use crate::pack::{Format, SCALE_BYTES, ZERO_BYTES};
-use crate::simd::{LANES, Simd, V};
 
 /// How far ahead of use weights are prefetched, in bytes.
 const AHEAD: usize = 4096;
-
-/// AVX2 with FMA and F16C.
-#[derive(Clone, Copy)]
-pub(crate) struct Avx2;
-
-impl Simd for Avx2 {
-    const BUNCH_ROWS: usize = 4;
-    const QUERIES: usize = 3;
-
-    #[inline(always)]
-    unsafe fn load_f16(from: *const u16) -> V {
-        // SAFETY: callers enable the features; 32 readable bytes.
-        unsafe {
-            let mut v = V([0.0; LANES]);
-            let (low, high) = (
-                _mm_loadu_si128(from.cast()),
-                _mm_loadu_si128(from.add(8).cast()),
-            );
-            _mm256_store_ps(v.0.as_mut_ptr(), _mm256_cvtph_ps(low));
-            _mm256_store_ps(v.0.as_mut_ptr().add(8), _mm256_cvtph_ps(high));
-            v
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn store_f16(v: V, to: *mut u16) {
-        // SAFETY: callers enable the features; 32 writable bytes.
-        unsafe {
-            let (low, high) = (
-                _mm256_load_ps(v.0.as_ptr()),
-                _mm256_load_ps(v.0.as_ptr().add(8)),
-            );
-            _mm_storeu_si128(to.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(low));
-            _mm_storeu_si128(
-                to.add(8).cast(),
-                _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(high),
-            );
-        }
-    }
-
-    #[inline(always)]
-    fn fma(x: f32, y: f32, z: f32) -> f32 {
-        x.mul_add(y, z)
-    }
-
-    #[inline(always)]
-    unsafe fn product(
-        format: Format,
-        group: *const u8,
-        tiles: usize,
-        bunch: &Bunch,
-        out: *mut f32,
-    ) {
-        // SAFETY: as the caller promises; callers enable the features.
-        unsafe { product(format, group, tiles, bunch, out) }
-    }
-}
 
 /// Runs the kernel for the bunch's number of rows.
 macro_rules! by_rows {
@@ -82,8 +24,18 @@ macro_rules! by_rows {
     };
 }
 
+/// See [`Simd::product`](crate::simd::Simd::product).
+///
+/// # Safety
+/// As there, on a processor with these features.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn product(format: Format, group: *const u8, tiles: usize, bunch: &Bunch, out: *mut f32) {
+pub(crate) unsafe fn product(
+    format: Format,
+    group: *const u8,
+    tiles: usize,
+    bunch: &Bunch,
+    out: *mut f32,
+) {
     // SAFETY: as the caller promises.
     unsafe {
         match format {

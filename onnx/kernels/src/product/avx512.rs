@@ -8,58 +8,9 @@ use std::arch::x86_64::*;
 
 use crate::activation::Bunch;
 use crate::pack::{Format, SCALE_BYTES, ZERO_BYTES};
-use crate::simd::{LANES, Simd, V};
 
 /// How far ahead of use weights are prefetched, in bytes.
 const AHEAD: usize = 4096;
-
-/// AVX-512 with VNNI.
-#[derive(Clone, Copy)]
-pub(crate) struct Avx512Vnni;
-
-impl Simd for Avx512Vnni {
-    const BUNCH_ROWS: usize = 12;
-    const QUERIES: usize = 8;
-
-    #[inline(always)]
-    unsafe fn load_f16(from: *const u16) -> V {
-        // SAFETY: callers enable the features; 32 readable bytes.
-        unsafe {
-            let mut v = V([0.0; LANES]);
-            _mm512_store_ps(
-                v.0.as_mut_ptr(),
-                _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())),
-            );
-            v
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn store_f16(v: V, to: *mut u16) {
-        // SAFETY: callers enable the features; 32 writable bytes.
-        unsafe {
-            let half = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm512_load_ps(v.0.as_ptr()));
-            _mm256_storeu_si256(to.cast(), half);
-        }
-    }
-
-    #[inline(always)]
-    fn fma(x: f32, y: f32, z: f32) -> f32 {
-        x.mul_add(y, z)
-    }
-
-    #[inline(always)]
-    unsafe fn product(
-        format: Format,
-        group: *const u8,
-        tiles: usize,
-        bunch: &Bunch,
-        out: *mut f32,
-    ) {
-        // SAFETY: as the caller promises; callers enable the features.
-        unsafe { product(format, group, tiles, bunch, out) }
-    }
-}
 
 /// Runs the kernel for the bunch's number of rows.
 macro_rules! by_rows {
@@ -81,8 +32,18 @@ macro_rules! by_rows {
     };
 }
 
+/// See [`Simd::product`](crate::simd::Simd::product).
+///
+/// # Safety
+/// As there, on a processor with these features.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-unsafe fn product(format: Format, group: *const u8, tiles: usize, bunch: &Bunch, out: *mut f32) {
+pub(crate) unsafe fn product(
+    format: Format,
+    group: *const u8,
+    tiles: usize,
+    bunch: &Bunch,
+    out: *mut f32,
+) {
     // SAFETY: as the caller promises.
     unsafe {
         match format {

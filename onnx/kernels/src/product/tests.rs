@@ -2,7 +2,7 @@
 
 use crate::activation::Activations;
 use crate::pack::{BLOCK, Format, GROUP_ROWS, Packed, Unpacked, pack};
-use crate::simd::{Portable, Simd};
+use crate::simd::{Simd, portable::Portable};
 
 /// Largest difference between instruction sets, relative to the largest result: they only round sums differently.
 const BETWEEN: f32 = 1e-5;
@@ -171,7 +171,7 @@ fn plain_rust_is_the_product_of_the_packed_weights() {
 #[test]
 fn avx2_agrees_with_plain_rust() {
     if crate::Isa::Avx2.is_available() {
-        compare::<super::avx2::Avx2>("avx2");
+        compare::<crate::simd::avx2::Avx2>("avx2");
     }
 }
 
@@ -179,7 +179,7 @@ fn avx2_agrees_with_plain_rust() {
 #[test]
 fn avx512_agrees_with_plain_rust() {
     if crate::Isa::Avx512Vnni.is_available() {
-        compare::<super::avx512::Avx512Vnni>("avx512-vnni");
+        compare::<crate::simd::avx512::Avx512Vnni>("avx512-vnni");
     }
 }
 

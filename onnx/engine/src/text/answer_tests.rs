@@ -1,17 +1,18 @@
-//! What ends an answer, in which order, and how many runs of the model it takes; on a model without weights.
+//! What ends an answer, in which order, and how many runs of the model it takes; one at a time, on a model without weights.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::generate::{Generation, PREFILL_CHUNK};
-use super::grammar::{Grammar, GrammarCompiler};
-use super::rate::Rate;
+use super::generation::Generation;
+use super::grammar::Grammar;
 use super::request::{CancelToken, FinishReason, Finished, Piece, Request};
 use super::sampler::Sampling;
-use super::tiny::{END, TinyModel, tokenizer};
+use super::tiny::{Bench, END};
 use crate::error::{EngineError, Result};
+
+/// Most tokens of a run of the model here, and of the stock graph.
+const PREFILL_CHUNK: usize = 128;
 
 fn asking(prompt: &str) -> Request {
     Request {
@@ -22,35 +23,27 @@ fn asking(prompt: &str) -> Request {
 }
 
 fn with<R>(
-    model: &mut TinyModel,
+    model: &mut Bench,
     request: &Request,
     use_it: impl FnOnce(Generation<'_>) -> R,
 ) -> Result<R> {
-    let tokenizer = Arc::new(tokenizer());
-    let mut rate = Rate::default();
-    let grammar = match &request.grammar {
-        Some(grammar) => {
-            Some(GrammarCompiler::new(Arc::clone(&tokenizer), &[END])?.start(grammar)?)
-        }
-        None => None,
-    };
-    Generation::start(model.parts(&tokenizer, &mut rate), request, grammar).map(use_it)
+    model.generate(request).map(use_it)
 }
 
-fn answer(model: &mut TinyModel, request: &Request) -> Result<Finished> {
-    with(model, request, |generation| generation.finish())?
+fn answer(model: &mut Bench, request: &Request) -> Result<Finished> {
+    model.answer(request)
 }
 
 #[test]
 fn an_answer_comes_token_by_token_and_ends_with_the_model() {
-    let mut model = TinyModel::saying(100, "né");
+    let mut model = Bench::saying(100, "né");
     let pieces: Vec<Piece> = with(&mut model, &asking("ab>"), |generation| {
         generation.map(Result::unwrap).collect()
     })
     .unwrap();
     let texts: Vec<_> = pieces.iter().map(|piece| piece.text.as_str()).collect();
     assert_eq!(texts, ["n", "", "é"], "half a character is not shown");
-    let done = answer(&mut TinyModel::saying(100, "né"), &asking("ab>")).unwrap();
+    let done = answer(&mut Bench::saying(100, "né"), &asking("ab>")).unwrap();
     assert_eq!(
         (done.text.as_str(), done.reason, done.complete),
         ("né", FinishReason::Stop, true)
@@ -76,14 +69,14 @@ fn the_text_ends_before_a_stop_string() {
             "one\n\ntwo",
         ),
     ] {
-        let mut model = TinyModel::saying(100, "one\n\ntwo");
+        let mut model = Bench::saying(100, "one\n\ntwo");
         let mut shown = String::new();
         with(&mut model, &stop, |generation| {
             generation.for_each(|piece| shown.push_str(&piece.unwrap().text))
         })
         .unwrap();
         assert_eq!(shown, expected, "{why}");
-        let done = answer(&mut TinyModel::saying(100, "one\n\ntwo"), &stop).unwrap();
+        let done = answer(&mut Bench::saying(100, "one\n\ntwo"), &stop).unwrap();
         assert_eq!(
             (done.text.as_str(), done.reason),
             (expected, FinishReason::Stop),
@@ -95,7 +88,7 @@ fn the_text_ends_before_a_stop_string() {
 #[test]
 fn length_ends_an_answer_at_the_limit_or_the_end_of_the_context() {
     let done = answer(
-        &mut TinyModel::saying(100, "abcdef"),
+        &mut Bench::saying(100, "abcdef"),
         &Request {
             max_tokens: 2,
             ..asking(">")
@@ -106,7 +99,7 @@ fn length_ends_an_answer_at_the_limit_or_the_end_of_the_context() {
         (done.text.as_str(), done.reason, done.complete),
         ("ab", FinishReason::Length, false)
     );
-    let done = answer(&mut TinyModel::saying(5, "abcdef"), &asking("x>")).unwrap();
+    let done = answer(&mut Bench::saying(5, "abcdef"), &asking("x>")).unwrap();
     assert_eq!(
         (done.text.as_str(), done.reason),
         ("abc", FinishReason::Length)
@@ -115,7 +108,7 @@ fn length_ends_an_answer_at_the_limit_or_the_end_of_the_context() {
 
 #[test]
 fn requests_that_cannot_be_answered_have_named_errors() {
-    let mut model = TinyModel::saying(4, "a");
+    let mut model = Bench::saying(4, "a");
     let mut refused = |request: Request| answer(&mut model, &request).unwrap_err();
     assert!(matches!(refused(asking("")), EngineError::PromptEmpty));
     let error = refused(asking("xyz>"));
@@ -167,7 +160,7 @@ fn requests_that_cannot_be_answered_have_named_errors() {
 
 #[test]
 fn a_deadline_in_the_past_runs_nothing() {
-    let mut model = TinyModel::saying(100, "abc");
+    let mut model = Bench::saying(100, "abc");
     let done = answer(
         &mut model,
         &Request {
@@ -177,12 +170,12 @@ fn a_deadline_in_the_past_runs_nothing() {
     )
     .unwrap();
     assert_eq!((done.reason, done.tokens_out), (FinishReason::Deadline, 0));
-    assert!(model.runs.is_empty(), "{:?}", model.runs);
+    assert!(model.runs().is_empty());
 }
 
 #[test]
 fn a_deadline_between_tokens_keeps_what_there_is() {
-    let mut model = TinyModel::new(1_000, |_, scores| {
+    let mut model = Bench::new(1_000, |_, scores| {
         std::thread::sleep(Duration::from_millis(5));
         scores[usize::from(b'a')] = 1.0;
         Ok(())
@@ -206,7 +199,7 @@ fn a_deadline_between_tokens_keeps_what_there_is() {
 
 #[test]
 fn a_token_over_its_budget_is_the_last_one() {
-    let mut model = TinyModel::new(1_000, |seen, scores| {
+    let mut model = Bench::new(1_000, |seen, scores| {
         if seen.len() == 4 {
             std::thread::sleep(Duration::from_millis(60));
         }
@@ -231,7 +224,7 @@ fn a_token_over_its_budget_is_the_last_one() {
 #[test]
 fn cancelling_ends_between_two_tokens() {
     let cancel = CancelToken::new();
-    let mut model = TinyModel::saying(100, "abcdef");
+    let mut model = Bench::saying(100, "abcdef");
     let request = Request {
         cancel: cancel.clone(),
         ..asking(">")
@@ -253,13 +246,13 @@ fn cancelling_ends_between_two_tokens() {
 #[test]
 fn a_long_prompt_runs_in_parts_and_is_cancelled_between_them() {
     let prompt = format!("{}>", "x".repeat(2 * PREFILL_CHUNK + 43));
-    let mut model = TinyModel::saying(1_000, "a");
+    let mut model = Bench::saying(1_000, "a");
     answer(&mut model, &asking(&prompt)).unwrap();
-    assert_eq!(model.runs, [PREFILL_CHUNK, PREFILL_CHUNK, 44, 1]);
+    assert_eq!(model.runs(), [PREFILL_CHUNK, PREFILL_CHUNK, 44, 1]);
 
     let cancel = CancelToken::new();
     let thrown = cancel.clone();
-    let mut model = TinyModel::new(1_000, move |_, _| {
+    let mut model = Bench::new(1_000, move |_, _| {
         thrown.cancel("now");
         Ok(())
     });
@@ -272,31 +265,31 @@ fn a_long_prompt_runs_in_parts_and_is_cancelled_between_them() {
     )
     .unwrap();
     assert_eq!(
-        (done.reason, model.runs.len(), model.cached.len()),
-        (FinishReason::Cancelled, 1, PREFILL_CHUNK)
+        (done.reason, model.runs()),
+        (FinishReason::Cancelled, vec![PREFILL_CHUNK])
     );
 }
 
 #[test]
 fn a_repeated_beginning_is_not_computed_again() {
-    let mut model = TinyModel::saying(1_000, "ok");
+    let mut model = Bench::saying(1_000, "ok");
     let system = "s".repeat(100);
     answer(&mut model, &asking(&format!("{system}first>"))).unwrap();
-    model.runs.clear();
+    model.runs();
     let done = answer(&mut model, &asking(&format!("{system}second>"))).unwrap();
     assert_eq!(
         (done.tokens_in, done.tokens_cached, done.text.as_str()),
         (107, 100, "ok")
     );
-    assert_eq!(model.runs, [7, 1, 1]);
-    model.runs.clear();
+    assert_eq!(model.runs(), [7, 1, 1]);
+    model.runs();
     let done = answer(&mut model, &asking(&format!("{system}second>"))).unwrap();
     assert_eq!(
         (done.tokens_cached, done.text.as_str()),
         (106, "ok"),
         "the last token runs for its scores"
     );
-    assert_eq!(model.runs, [1, 1, 1]);
+    assert_eq!(model.runs(), [1, 1, 1]);
 }
 
 #[test]
@@ -304,7 +297,7 @@ fn a_schema_decides_and_forced_tokens_share_a_run() {
     let schema = json!({"type": "object", "properties": {"action": {"enum": ["STOP", "SLOW"]}, "speed": {"type": "integer", "minimum": 0, "maximum": 9}},
         "required": ["action", "speed"], "additionalProperties": false});
     // The model would like to say "7L" for ever.
-    let mut model = TinyModel::new(1_000, |_, scores| {
+    let mut model = Bench::new(1_000, |_, scores| {
         scores[usize::from(b'7')] = 2.0;
         scores[usize::from(b'L')] = 1.0;
         Ok(())
@@ -320,14 +313,13 @@ fn a_schema_decides_and_forced_tokens_share_a_run() {
     assert_eq!(done.text, r#"{"action": "SLOW", "speed": 7}"#);
     assert_eq!((done.reason, done.complete), (FinishReason::Stop, true));
     assert_eq!(done.tokens_out, done.text.len());
-    let chosen = done.tokens_out - done.tokens_forced;
+    let (chosen, runs) = (done.tokens_out - done.tokens_forced, model.runs());
     assert!(
-        model.runs.len() <= chosen + 1,
-        "{} runs for {chosen} choices: {:?}",
-        model.runs.len(),
-        model.runs
+        runs.len() <= chosen + 1,
+        "{} runs for {chosen} choices: {runs:?}",
+        runs.len(),
     );
-    assert!(model.runs.len() < 6, "{:?}", model.runs);
+    assert!(runs.len() < 6, "{runs:?}");
 }
 
 #[test]
@@ -349,7 +341,7 @@ fn other_grammars_decide_too() {
     ];
     for (grammar, expected) in cases {
         // Prefers to end, then low ids: with equal scores the lowest allowed token wins.
-        let mut model = TinyModel::new(1_000, |_, scores| {
+        let mut model = Bench::new(1_000, |_, scores| {
             scores[END as usize] = 1.0;
             Ok(())
         });
@@ -373,7 +365,7 @@ fn other_grammars_decide_too() {
 fn a_grammar_that_does_not_fit_the_limit_says_so() {
     let grammar = Some(Grammar::Regex("[a-z]{40}".into()));
     let done = answer(
-        &mut TinyModel::saying(1_000, "a"),
+        &mut Bench::saying(1_000, "a"),
         &Request {
             grammar,
             max_tokens: 10,
@@ -387,7 +379,7 @@ fn a_grammar_that_does_not_fit_the_limit_says_so() {
     );
     let forced = Some(Grammar::Choice(vec!["0123456789abcdef".into()]));
     let done = answer(
-        &mut TinyModel::saying(1_000, "a"),
+        &mut Bench::saying(1_000, "a"),
         &Request {
             grammar: forced,
             max_tokens: 10,
@@ -403,7 +395,7 @@ fn a_grammar_that_does_not_fit_the_limit_says_so() {
 
 #[test]
 fn grammars_that_cannot_be_are_refused_before_anything_runs() {
-    let mut model = TinyModel::saying(100, "a");
+    let mut model = Bench::saying(100, "a");
     for grammar in [
         Grammar::JsonSchema(json!(true)),
         Grammar::JsonSchema(json!({"type": "no such type"})),
@@ -427,12 +419,12 @@ fn grammars_that_cannot_be_are_refused_before_anything_runs() {
             "{grammar:?}: {error}"
         );
     }
-    assert!(model.runs.is_empty());
+    assert!(model.runs().is_empty());
 }
 
 #[test]
 fn scores_that_are_no_numbers_are_an_error_once() {
-    let mut model = TinyModel::new(100, |seen, scores| {
+    let mut model = Bench::new(100, |seen, scores| {
         scores.fill(if seen.len() < 3 { 1.0 } else { f32::NAN });
         Ok(())
     });
@@ -457,7 +449,7 @@ fn scores_that_are_no_numbers_are_an_error_once() {
 fn a_run_ended_from_outside_is_a_cancellation_only_if_somebody_cancelled() {
     let cancel = CancelToken::new();
     let thrown = cancel.clone();
-    let mut model = TinyModel::new(100, move |_, _| {
+    let mut model = Bench::new(100, move |_, _| {
         thrown.cancel("watchdog");
         Err(EngineError::Terminated {
             model: "tiny".to_owned(),
@@ -479,7 +471,7 @@ fn a_run_ended_from_outside_is_a_cancellation_only_if_somebody_cancelled() {
 #[test]
 fn sampling_changes_with_the_seed_and_with_the_scores() {
     let say = |seed, favourite: u8| {
-        let mut model = TinyModel::new(100, move |_, scores| {
+        let mut model = Bench::new(100, move |_, scores| {
             scores[usize::from(b'a')..=usize::from(b'z')].fill(8.0);
             scores[usize::from(favourite)] = 11.0;
             Ok(())
