@@ -32,7 +32,7 @@ enum Verb {
     Graph(cmd::graph::Args),
     /// Print the JSON Schema of descriptors, for editors
     Schema(cmd::schema::Args),
-    /// Models: list, pull, verify, info
+    /// Models: list, pull, verify, info, bench
     Model(cmd::model::Args),
     /// Measure
     Bench(cmd::bench::Args),

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use llmasos_engine::text::{LanguageModel, LoadOptions, Request};
+use llmasos_engine::text::{GraphChoice, LanguageModel, LoadOptions, Request};
 use serde::Deserialize;
 
 use crate::models::{model, runtime};
@@ -38,6 +38,8 @@ fn greedy_ids_equal_those_of_llama_cpp() {
     assert_eq!((reference.prompts.len(), reference.tokens), (6, 32));
     let options = LoadOptions {
         context: 512,
+        // With activations as floats, as the reference has them.
+        graph: GraphChoice::Portable,
         ..LoadOptions::default()
     };
     let mut language = LanguageModel::load(&runtime(), &model("smollm2-q4-0"), &options).unwrap();

@@ -2,4 +2,5 @@
 
 pub mod bus;
 pub mod cdr;
+pub mod model;
 pub mod nodes;

@@ -252,6 +252,39 @@ impl Models {
         Ok(folder)
     }
 
+    /// The checked archive of a distribution that belongs to no model, fetched into the cache if need be.
+    ///
+    /// # Errors
+    /// As [`Models::ensure`].
+    pub fn distribution(
+        &mut self,
+        distribution: &Distribution,
+        policy: FetchPolicy,
+        reporter: &mut dyn Reporter,
+    ) -> Result<PathBuf, ModelError> {
+        let missing = distribution.pin.bytes - self.store.present_bytes(distribution);
+        self.store.require_room(missing)?;
+        self.obtain(distribution, policy, reporter)
+    }
+
+    /// The checked source files of a model, unpacked into `dir` (those on this computer stay where they are): for what works on the
+    /// published weights themselves.
+    ///
+    /// # Errors
+    /// As [`Models::ensure`].
+    pub fn unpack_sources(
+        &mut self,
+        name: &str,
+        policy: FetchPolicy,
+        dir: &Path,
+        reporter: &mut dyn Reporter,
+    ) -> Result<Vec<PathBuf>, ModelError> {
+        let entry = self.catalogue.get(name)?.clone();
+        self.store.require_room(source_bytes(&entry))?;
+        let sources = self.collect_sources(&entry, policy, dir, reporter)?;
+        Ok(sources.into_values().collect())
+    }
+
     fn build(
         &mut self,
         entry: &Entry,

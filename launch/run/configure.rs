@@ -83,6 +83,7 @@ pub fn runtime(graph: &Graph) -> Result<RuntimeOptions> {
             graph::Spin::On => Spin::On,
         },
         isa: isa()?,
+        profile: None,
     })
 }
 

@@ -64,6 +64,8 @@ pub struct RuntimeOptions {
     pub spin: Spin,
     /// Instructions of the operators of our own; this computer must have them.
     pub isa: Isa,
+    /// Beginning of the names of files into which sessions write what each operator took, when they are closed.
+    pub profile: Option<PathBuf>,
 }
 
 impl fmt::Display for RuntimeOptions {
@@ -224,6 +226,7 @@ pub(crate) mod tests {
             threads: 2,
             spin: Spin::Short,
             isa: Isa::detect(),
+            profile: None,
         })
         .unwrap()
     }
@@ -261,6 +264,7 @@ pub(crate) mod tests {
             threads: 0,
             spin: Spin::Off,
             isa: Isa::Portable,
+            profile: None,
         };
         assert!(matches!(
             Runtime::start(&none),

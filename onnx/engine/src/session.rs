@@ -275,6 +275,9 @@ fn commit(
             )?,
         (Threads::Eager | Threads::Shared, _) => builder,
     };
+    if let Some(profile) = &options.profile {
+        builder = builder.with_profiling(profile)?;
+    }
     if let Some(operators) = operators {
         builder = builder.with_operators(operators)?;
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use llmasos_kernels::Workspace;
-use llmasos_kernels::pool::Pool;
+use llmasos_kernels::pool::{PAGE_TOKENS, Pool};
 use ort::memory::Allocator;
 use ort::session::IoBinding;
 use ort::value::{PrimitiveTensorElementType, Tensor};
@@ -16,27 +16,12 @@ use super::{Shared, operators};
 use crate::error::{EngineError, Result};
 use crate::runtime::Runtime;
 use crate::session::{Dim, Kind, Session, SessionSpec, TensorSpec, Terminator, Threads};
-use crate::text::LlamaConfig;
-
-pub(crate) use llmasos_kernels::pool::PAGE_TOKENS;
+use crate::text::{LlamaConfig, Memory, Rows, StepModel};
 
 /// Most rows of a step: activations of that many stay in the second cache, and a step stays below a third of a second.
 pub(crate) const ROWS_MAX: usize = 512;
 /// Most sequences of a step.
 pub(crate) const SEQUENCES_MAX: usize = 64;
-
-/// The tokens of one sequence in a step.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Rows<'a> {
-    /// Token ids, at least one.
-    pub(crate) tokens: &'a [u32],
-    /// Position of the first.
-    pub(crate) start: usize,
-    /// Pages of the sequence, enough for the last position.
-    pub(crate) pages: &'a [u32],
-    /// Whether the scores after its last token are wanted.
-    pub(crate) scored: bool,
-}
 
 /// An opened graph with its pool.
 pub(crate) struct FusedDecoder {
@@ -46,17 +31,30 @@ pub(crate) struct FusedDecoder {
     scores: Option<Tensor<f32>>,
     scored: usize,
     vocab: usize,
+    limits: Limits,
+}
+
+/// How much a decoder takes at once.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Tokens of one sequence.
+    pub(crate) context: usize,
+    /// Sequences of a step.
+    pub(crate) sequences: usize,
+    /// Memory for keys and values, in bytes; `None` for one sequence of the whole context.
+    pub(crate) cache_bytes: Option<usize>,
 }
 
 impl FusedDecoder {
-    /// Opens the graph with memory for `pages` pages of [`PAGE_TOKENS`] tokens; they cost memory when they are first written.
+    /// Opens the graph. Its pages cost memory when they are first written.
     pub(crate) fn open(
         runtime: &Runtime,
         model: &str,
         graph: &Path,
         config: &LlamaConfig,
-        pages: usize,
+        limits: Limits,
     ) -> Result<Self> {
+        let pages = pages_for(config, &limits)?;
         let pool =
             Pool::new(pages, config.layers, config.kv_heads, config.head_dim).map_err(|error| {
                 EngineError::Option {
@@ -92,27 +90,62 @@ impl FusedDecoder {
             scores: None,
             scored: 0,
             vocab: config.vocab,
+            limits,
         })
     }
 
-    /// A handle that ends the runs of this model from another thread.
-    pub(crate) fn terminator(&self) -> Terminator {
-        self.session.terminator()
+    fn bind_scores(&mut self, count: usize) -> Result<()> {
+        if self.scored == count {
+            return Ok(());
+        }
+        let failed = |error: ort::Error| self.session.failed(&error);
+        let mut scores =
+            Tensor::<f32>::new(&Allocator::default(), [count, self.vocab]).map_err(failed)?;
+        self.binding
+            .bind_output("logits", &mut scores)
+            .map_err(|error| self.session.failed(&error))?;
+        self.scores = Some(scores);
+        self.scored = count;
+        Ok(())
     }
 
-    /// Forgets terminations asked for until now.
-    pub(crate) fn forget_termination(&self) -> Result<()> {
-        self.session.forget_termination()
+    fn feed<T>(&mut self, name: &str, data: &[T], shape: Vec<usize>) -> Result<()>
+    where
+        T: PrimitiveTensorElementType + Copy + std::fmt::Debug + 'static,
+    {
+        let failed = |error: ort::Error| self.session.failed(&error);
+        let mut tensor = Tensor::<T>::new(&Allocator::default(), shape).map_err(failed)?;
+        tensor.extract_tensor_mut().1.copy_from_slice(data);
+        self.binding
+            .bind_input(name, &tensor)
+            .map_err(|error| self.session.failed(&error))
+    }
+}
+
+impl StepModel for FusedDecoder {
+    fn context(&self) -> usize {
+        self.limits.context
     }
 
-    /// Pages of the pool and bytes of one.
-    pub(crate) fn pages(&self) -> (usize, usize) {
+    fn memory(&self) -> Memory {
         let state = self.shared.state();
-        (state.pool.pages(), state.pool.page_bytes())
+        Memory {
+            page_tokens: PAGE_TOKENS,
+            pages: state.pool.pages(),
+            page_bytes: state.pool.page_bytes(),
+        }
     }
 
-    /// Runs once. Rows must be as the kernels want them: a wrong page or position is refused with its row.
-    pub(crate) fn step(&mut self, batch: &[Rows<'_>]) -> Result<()> {
+    fn rows_max(&self) -> usize {
+        ROWS_MAX
+    }
+
+    fn sequences_max(&self) -> usize {
+        self.limits.sequences.clamp(1, SEQUENCES_MAX)
+    }
+
+    /// A wrong page or position is refused by the kernels, with its row.
+    fn step(&mut self, batch: &[Rows<'_>]) -> Result<()> {
         let table = batch.iter().map(|rows| rows.pages.len()).max().unwrap_or(0);
         let (mut ids, mut positions, mut sequences) = (vec![], vec![], vec![]);
         let mut pages = vec![-1_i32; batch.len() * table];
@@ -145,8 +178,7 @@ impl FusedDecoder {
         self.session.run_bound(&self.binding)
     }
 
-    /// Scores of the `index`-th scored entry of the last step, by token id.
-    pub(crate) fn scores(&self, index: usize) -> &[f32] {
+    fn scores(&self, index: usize) -> &[f32] {
         match &self.scores {
             Some(scores) => {
                 &scores.extract_tensor().1[index * self.vocab..(index + 1) * self.vocab]
@@ -155,36 +187,57 @@ impl FusedDecoder {
         }
     }
 
-    /// Copies the first `tokens` tokens of a page.
-    pub(crate) fn copy_page(&mut self, from: u32, to: u32, tokens: usize) {
+    fn copy_page(&mut self, from: u32, to: u32, tokens: usize) -> Result<()> {
         let state = &mut *self.shared.state();
-        state.pool.copy(from as usize, to as usize, tokens);
-    }
-
-    fn bind_scores(&mut self, count: usize) -> Result<()> {
-        if self.scored == count {
-            return Ok(());
+        let pages = state.pool.pages();
+        if from as usize >= pages || to as usize >= pages || tokens > PAGE_TOKENS {
+            return Err(EngineError::Option {
+                option: "page",
+                expected: format!("pages below {pages} and at most {PAGE_TOKENS} tokens"),
+                found: format!("{tokens} tokens of {from} to {to}"),
+            });
         }
-        let failed = |error: ort::Error| self.session.failed(&error);
-        let mut scores =
-            Tensor::<f32>::new(&Allocator::default(), [count, self.vocab]).map_err(failed)?;
-        self.binding
-            .bind_output("logits", &mut scores)
-            .map_err(|error| self.session.failed(&error))?;
-        self.scores = Some(scores);
-        self.scored = count;
+        state.pool.copy(from as usize, to as usize, tokens);
         Ok(())
     }
 
-    fn feed<T>(&mut self, name: &str, data: &[T], shape: Vec<usize>) -> Result<()>
-    where
-        T: PrimitiveTensorElementType + Copy + std::fmt::Debug + 'static,
-    {
-        let failed = |error: ort::Error| self.session.failed(&error);
-        let mut tensor = Tensor::<T>::new(&Allocator::default(), shape).map_err(failed)?;
-        tensor.extract_tensor_mut().1.copy_from_slice(data);
-        self.binding
-            .bind_input(name, &tensor)
-            .map_err(|error| self.session.failed(&error))
+    fn terminator(&self) -> Option<Terminator> {
+        Some(self.session.terminator())
     }
+
+    fn forget_termination(&self) -> Result<()> {
+        self.session.forget_termination()
+    }
+}
+
+/// Pages that the memory allows, at least one of a whole context.
+fn pages_for(config: &LlamaConfig, limits: &Limits) -> Result<usize> {
+    let page_bytes = [
+        2,
+        config.layers,
+        config.kv_heads,
+        config.head_dim,
+        PAGE_TOKENS,
+    ]
+    .into_iter()
+    .try_fold(size_of::<u16>(), |bytes, size| bytes.checked_mul(size))
+    .filter(|bytes| *bytes > 0);
+    let least = limits.context.div_ceil(PAGE_TOKENS);
+    let pages = match (limits.cache_bytes, page_bytes) {
+        (None, Some(_)) => least,
+        (Some(bytes), Some(page)) => bytes / page,
+        (_, None) => 0,
+    };
+    if pages >= least {
+        return Ok(pages);
+    }
+    Err(EngineError::Option {
+        option: "cache_bytes",
+        expected: format!(
+            "room for one answer of {} tokens, {} bytes",
+            limits.context,
+            page_bytes.unwrap_or(usize::MAX).saturating_mul(least)
+        ),
+        found: format!("{} bytes", limits.cache_bytes.unwrap_or(0)),
+    })
 }

@@ -24,10 +24,10 @@ use llmasos_kernels::pool::Pool;
 use llmasos_kernels::{Threads, Workspace};
 use ort::operator::{ComputeContext, OperatorDomain};
 
-pub(crate) use decoder::{FusedDecoder, PAGE_TOKENS, Rows};
+pub(crate) use decoder::{FusedDecoder, Limits};
 
 /// Name of the operators' domain.
-pub const DOMAIN: &str = "llmasos";
+const DOMAIN: &str = "llmasos";
 
 /// What the operators of one session share.
 pub(crate) struct Shared {

@@ -15,11 +15,13 @@ use super::step::StepModel;
 use super::tokenizer::{MAX_TOKENIZER_BYTES, Tokenizer};
 use crate::error::{EngineError, Result};
 use crate::folder::{MANIFEST, ModelFolder};
+use crate::fused::{FusedDecoder, Limits};
 use crate::runtime::Runtime;
 use crate::session::Terminator;
 
 const FAMILY: &str = "llama";
 const GRAPH: &str = "model.onnx";
+const FUSED_GRAPH: &str = "fused.onnx";
 const TOKENIZER: &str = "tokenizer.json";
 const TEMPLATE: &str = "chat_template.jinja";
 
@@ -33,6 +35,20 @@ pub struct LoadOptions {
     /// Memory for keys and values of all answers and of earlier prompts, in bytes. `None` for as much as one answer of the
     /// whole context needs, which several share.
     pub cache_bytes: Option<usize>,
+    /// Which of the folder's graphs runs.
+    pub graph: GraphChoice,
+}
+
+/// Which of a folder's two graphs of the same weights runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum GraphChoice {
+    /// The fused one if the folder has it, else the portable one.
+    #[default]
+    Best,
+    /// The one of our own operators: many answers at once.
+    Fused,
+    /// The one of ONNX Runtime's operators: one answer at a time; what the other is compared with.
+    Portable,
 }
 
 impl Default for LoadOptions {
@@ -41,6 +57,7 @@ impl Default for LoadOptions {
             context: 1024,
             sequences: 8,
             cache_bytes: None,
+            graph: GraphChoice::Best,
         }
     }
 }
@@ -268,6 +285,21 @@ impl LanguageModel {
         Ok(Generation::new(&mut self.server, id))
     }
 
+    /// Lets the model read `tokens` and calls `hear` with the scores after each position from `from` on: what a comparison
+    /// with another engine needs. The first `from` tokens are read as a prompt is, the others one at a time, as an answer is.
+    ///
+    /// # Errors
+    /// [`EngineError::PromptEmpty`] for no tokens, [`EngineError::PromptTooLong`], [`EngineError::QueueFull`] while somebody
+    /// waits for an answer, [`EngineError::Request`] for a token the model does not have, and those of a run.
+    pub fn score(
+        &mut self,
+        tokens: &[u32],
+        from: usize,
+        hear: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<()> {
+        self.server.score(tokens, from, hear)
+    }
+
     /// For many answers at once.
     #[must_use]
     pub fn server(&mut self) -> &mut TextServer {
@@ -290,8 +322,24 @@ fn open_model(
     config: &LlamaConfig,
     options: &LoadOptions,
 ) -> Result<Box<dyn StepModel>> {
-    let (name, graph) = (&folder.manifest.name, folder.path(GRAPH)?);
-    let decoder = Decoder::open(runtime, name, &graph, config, options.context)?;
+    let name = &folder.manifest.name;
+    let fused = match options.graph {
+        GraphChoice::Best => config.fused,
+        GraphChoice::Fused => true,
+        GraphChoice::Portable => false,
+    };
+    if !fused {
+        let graph = folder.path(GRAPH)?;
+        let decoder = Decoder::open(runtime, name, &graph, config, options.context)?;
+        return Ok(Box::new(decoder));
+    }
+    let limits = Limits {
+        context: options.context,
+        sequences: options.sequences,
+        cache_bytes: options.cache_bytes,
+    };
+    let graph = folder.path(FUSED_GRAPH)?;
+    let decoder = FusedDecoder::open(runtime, name, &graph, config, limits)?;
     Ok(Box::new(decoder))
 }
 

@@ -32,6 +32,7 @@ mod rate;
 mod request;
 mod sampler;
 mod schedule;
+mod score;
 mod server;
 #[cfg(test)]
 mod server_tests;
@@ -48,7 +49,7 @@ pub use chat::{ChatMessage, MAX_MESSAGES, Role};
 pub use decoder::LlamaConfig;
 pub use generation::Generation;
 pub use grammar::{Grammar, MAX_CHOICES, MAX_GRAMMAR_BYTES};
-pub use language_model::{LanguageModel, LanguageParts, LoadOptions};
+pub use language_model::{GraphChoice, LanguageModel, LanguageParts, LoadOptions};
 pub use rate::Rate;
 pub use request::{
     CancelToken, FinishReason, Finished, MAX_PROMPT_BYTES, MAX_STOP_BYTES, MAX_STOPS, Piece,

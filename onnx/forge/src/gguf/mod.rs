@@ -18,11 +18,13 @@ mod cursor;
 pub(crate) mod sample;
 #[cfg(test)]
 mod tests;
+mod write;
 
 use std::collections::BTreeMap;
 
 pub use blocks::BlockFormat;
 use cursor::Cursor;
+pub use write::{GgufWriteError, write_f32};
 
 /// Most metadata entries; published files have fewer than 100.
 pub const MAX_METADATA: u64 = 4096;

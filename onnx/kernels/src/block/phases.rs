@@ -103,6 +103,21 @@ macro_rules! phase {
     }};
 }
 
+/// The rows of a phase, in whole bunches where there are enough of them: rows of a bunch share cache lines.
+macro_rules! each_row {
+    ($call:ident, $index:literal, $bytes:expr, $row:ident => $body:block) => {{
+        let bytes: &Shaped = $bytes;
+        if bytes.bunches() < 2 * $call.threads {
+            phase!($call, $index, $call.rows, 1, $row => $body);
+        } else {
+            phase!($call, $index, bytes.bunches(), 1, index => {
+                let bunch = bytes.bunch(index);
+                for $row in bunch.first..bunch.first + bunch.rows $body
+            });
+        }
+    }};
+}
+
 /// # Safety
 /// See [`walk`].
 pub(super) unsafe fn walk_portable(call: &Call<'_>, index: usize) {
@@ -161,7 +176,7 @@ unsafe fn walk<S: Simd>(call: &Call<'_>, index: usize) {
                 normed::<S>(call, own, &call.block.input_norm, call.x, &bytes, row, qkv);
             }
         } else {
-            phase!(call, 0, call.rows, 4, row => {
+            each_row!(call, 0, &bytes, row => {
                 normed::<S>(call, own, &call.block.input_norm, call.x, &bytes, row, qkv);
             });
         }
@@ -172,7 +187,13 @@ unsafe fn walk<S: Simd>(call: &Call<'_>, index: usize) {
         let alone = call.plan.segments.iter().all(|segment| segment.rows == 1)
             && call.block.heads / call.pool.kv_heads() <= QUERIES;
         if !alone {
-            phase!(call, 2, call.rows, 4, row => { store_row::<S>(call, row); });
+            // Neighbouring tokens share the cache lines of their keys: a page is one thread's where there are several.
+            let rows = if call.rows >= 2 * PAGE_TOKENS {
+                PAGE_TOKENS
+            } else {
+                4
+            };
+            phase!(call, 2, call.rows, rows, row => { store_row::<S>(call, row); });
         }
         phase!(call, 3, call.plan.tasks.len(), 1, task => {
             attend_task::<S>(call, own, &call.plan.tasks[task], alone);
@@ -184,7 +205,7 @@ unsafe fn walk<S: Simd>(call: &Call<'_>, index: usize) {
                 plain::<S>(call.attention, output, &bytes, row);
             }
         } else {
-            phase!(call, 4, call.rows, 4, row => { plain::<S>(call.attention, output, &bytes, row); });
+            each_row!(call, 4, &bytes, row => { plain::<S>(call.attention, output, &bytes, row); });
         }
         // With a norm of its own, what attention adds is kept apart until all of its row is there.
         let (add, to) = match call.block.post_attention_norm {
@@ -206,7 +227,7 @@ unsafe fn walk<S: Simd>(call: &Call<'_>, index: usize) {
                 normed::<S>(call, own, &call.block.ffn_norm, middle, &bytes, row, up);
             }
         } else {
-            phase!(call, 6, call.rows, 4, row => {
+            each_row!(call, 6, &bytes, row => {
                 joined::<S>(call, own, middle, row);
                 normed::<S>(call, own, &call.block.ffn_norm, middle, &bytes, row, up);
             });
@@ -232,7 +253,7 @@ unsafe fn walk<S: Simd>(call: &Call<'_>, index: usize) {
                 plain::<S>(call.inner, down, &bytes, row);
             }
         } else {
-            phase!(call, 8, call.rows, 4, row => { plain::<S>(call.inner, down, &bytes, row); });
+            each_row!(call, 8, &bytes, row => { plain::<S>(call.inner, down, &bytes, row); });
         }
         let (add, to) = match call.block.post_ffn_norm {
             None => (Some(middle.cast_const()), call.y),
