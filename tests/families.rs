@@ -91,7 +91,8 @@ fn load(imported: &Imported, graph: GraphChoice) -> LanguageModel {
 /// to the first position, the rest token by token, so that the cache is used; then the last position once more from the beginning.
 fn compare(name: &str, weights: WeightFormat, graph: GraphChoice) -> Cost {
     let reference: tiny::Decoder = reference(name);
-    let mut model = load(&imported(name, weights), graph);
+    let imported = imported(name, weights);
+    let mut model = load(&imported, graph);
     let tokens = [reference.ids.as_slice(), &reference.continuation].concat();
     let expected: BTreeMap<_, _> = reference.positions.iter().zip(&reference.logits).collect();
     assert_eq!(expected.len(), POSITIONS);
@@ -166,13 +167,13 @@ fn scores_of_our_own_operators_are_near_those_of_pytorch() {
 fn answers_and_tokens_are_those_of_pytorch() {
     for case in &DECODERS {
         let reference: tiny::Decoder = reference(case.name);
-        let mut model = load(
-            &imported(case.name, WeightFormat::Fp32),
-            GraphChoice::Portable,
-        );
+        let imported = imported(case.name, WeightFormat::Fp32);
+        let mut model = load(&imported, GraphChoice::Portable);
         for text in &reference.texts {
             let found = model.tokenize(&text.text).unwrap();
-            assert_eq!(found, text.ids, "{}: {:?}", case.name, text.text);
+            // Behind the token in front, if the model begins with one.
+            let begin = found.len().saturating_sub(text.ids.len()).min(1);
+            assert_eq!(found[begin..], text.ids, "{}: {:?}", case.name, text.text);
         }
         let request = Request {
             prompt: prompt(&model, &reference),

@@ -73,7 +73,9 @@ pub(crate) fn check(name: &str, folder: &ModelFolder, bounds: &Bounds) {
     let mut model = LanguageModel::load(&runtime(), folder, &options).unwrap();
     for text in &reference.texts {
         let found = model.tokenize(&text.text).unwrap();
-        assert_eq!(found, text.ids, "{name}: {:?}", text.text);
+        // Behind the token in front, if the model begins with one.
+        let begin = found.len().saturating_sub(text.ids.len()).min(1);
+        assert_eq!(found[begin..], text.ids, "{name}: {:?}", text.text);
     }
     scores(name, &mut model, &reference, bounds);
     for (prompt, least) in reference.prompts.iter().zip(bounds.greedy) {
