@@ -169,6 +169,7 @@ pub(super) fn load(
     let folder = ModelFolder::open(folder)?;
     let options = LoadOptions {
         context: setup.context(),
+        ..LoadOptions::default()
     };
     let model = LanguageModel::load(runtime, &folder, &options)?;
     Ok((model, begun.elapsed()))
