@@ -143,6 +143,10 @@ impl Actor for LanguageServer {
             .name(format!("model-{}", self.name))
             .spawn(move || language_thread(&name, &load, &inbox, &thread_actor))?;
         myself.send_interval(WATCH_PERIOD, || LanguageMessage::Watch);
+        // Whom the last server took with it was told that it is not ready.
+        for _ in 0..self.client.asks.count().waiting() {
+            self.client.asks.settle(Outcome::Refused);
+        }
         self.client.attach(Some(myself));
         Ok(LanguageState {
             orders,

@@ -535,4 +535,10 @@ async fn a_killed_server_is_back_under_the_same_client() {
         .await;
     bench.until("ready", |bench| bench.client.is_ready()).await;
     assert_eq!(bench.ask("back 4").await.unwrap(), "back");
+    let asks = bench.client.asks();
+    assert_eq!(
+        (asks.handled, asks.refused, asks.waiting()),
+        (1, 1, 0),
+        "{asks}"
+    );
 }

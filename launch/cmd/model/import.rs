@@ -33,7 +33,7 @@ A folder appears whole or not at all; one that is there already is never replace
 
 /// Arguments of `llmasos model import`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// A .gguf file, or a folder with config.json, tokenizer.json and *.safetensors
     #[arg(value_name = "PATH")]
     path: PathBuf,
