@@ -164,7 +164,10 @@ fn a_catalogue_that_leaves_a_piece_out_is_refused_before_anything_is_fetched() {
             catalogue(&[0], WHOLE),
             "have 11 bytes together, the file has 32",
         ),
-        (catalogue(&[], WHOLE), "parts"),
+        (
+            catalogue(&[], WHOLE),
+            "expected a list with at least one item",
+        ),
         (
             catalogue(&[0, 1], WHOLE).replace("join: whole.bin", "join: ../whole.bin"),
             "a file's name",

@@ -11,7 +11,8 @@ itself, and nobody has to be nearer.
 
 `scores` are the log-probabilities of the 32 likeliest next tokens after the first `tokens` tokens of the prompt.
 `smallest_margin` is the smallest difference of log-probability between the first and the second choice of a greedy answer.
-`texts` are strings that tokenizers differ in, with special tokens recognised and none added.
+`texts` are strings that tokenizers differ in, with special tokens recognised and none added. None holds `</s>`: llama.cpp takes it
+for special in every vocabulary that has such a token, also where, as in Qwen's, it is an ordinary one.
 """
 import json
 import pathlib
@@ -34,7 +35,7 @@ TOP, TOKENS = 32, 16
 TEXTS = [
     "Hello, world!", " leading and trailing ", "two  spaces,   three", "line\nbreak\r\n\ttab\n\n\n", "don't can't we'll I'M",
     "3.14159 + 2,718 = 1234567890", "naïve café — “quoted” …", "日本語の文 и русский текст", "🚗💨 👨‍👩‍👧", "foo_bar(x->y[0], z != NULL);",
-    "<|im_start|>user\nhi<|im_end|>", "ÄÖÜß\u00a0\u200b\u0301e", "aaaaaaaaaaaaaaaaaaaaaaaa", "</s><eos><bos>", "  \n  \n",
+    "<|im_start|>user\nhi<|im_end|>", "ÄÖÜß\u00a0\u200b\u0301e", "aaaaaaaaaaaaaaaaaaaaaaaa", "<eos><bos><pad>", "  \n  \n",
 ]
 PLAIN = [("rules", "When the traffic light turns red, the driver must"), ("place", "The capital of France is the city of")]
 CHAT = [("rules, chat", chat("The traffic light turns red. What must the driver do?")), PLAIN[1]]
