@@ -13,6 +13,7 @@ pub(crate) const MAX_PHASES: usize = 12;
 
 /// Turns of the waiting loop before it yields, about 50 µs.
 const SPINS: u32 = 1_000;
+
 /// A way to run a function on several threads.
 pub trait Threads {
     /// How many there are, the caller included.
