@@ -82,7 +82,7 @@ pub(crate) fn activate<S: Simd>(activation: Activation, x: S::F) -> S::F {
         Activation::GeluTanh => {
             // 2·√(2/π)
             let cubic = S::fma(S::mul(S::mul(x, x), S::splat(0.044_715)), x, x);
-            S::mul(cubic, S::splat(1.595_769_1))
+            S::mul(cubic, S::splat(1.595_769))
         }
     };
     let one = S::splat(1.0);
