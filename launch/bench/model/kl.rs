@@ -39,6 +39,9 @@ pub(crate) struct Base<'a> {
 /// Hears the scores after the token at a position.
 pub(crate) type Hear<'a> = &'a mut dyn FnMut(usize, &[f32]) -> Result<()>;
 
+/// Lets an engine read tokens and hear the scores from a position on.
+pub(crate) type Score<'a> = &'a mut dyn FnMut(&[u32], usize, Hear<'_>) -> Result<()>;
+
 impl<'a> Base<'a> {
     /// Reads the file.
     ///
@@ -97,11 +100,7 @@ impl<'a> Base<'a> {
     ///
     /// # Errors
     /// Those of `score`; a vocabulary of another size; a position that was not scored.
-    pub(crate) fn mean(
-        &self,
-        begin: Option<u32>,
-        score: &mut dyn FnMut(&[u32], usize, Hear<'_>) -> Result<()>,
-    ) -> Result<f64> {
+    pub(crate) fn mean(&self, begin: Option<u32>, score: Score<'_>) -> Result<f64> {
         let (row_bytes, first) = (row_bytes(self.vocabulary), self.context / 2);
         let (mut sum, mut count) = (0.0, 0_usize);
         let rows = self.rows.chunks_exact(row_bytes * scored(self.context));

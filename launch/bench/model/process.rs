@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::time::TimeVal;
+use nix::sys::time::{TimeVal, TimeValLike};
 
 /// The kernel's sums over all mappings of this process.
 const ROLLUP: &str = "/proc/self/smaps_rollup";
@@ -52,9 +52,7 @@ fn from_rollup(text: &str) -> Option<Memory> {
 /// When the kernel refuses.
 pub(crate) fn processor_time() -> Result<Duration> {
     let usage = getrusage(UsageWho::RUSAGE_SELF).context("asking for processor time")?;
-    let micros = |time: TimeVal| {
-        u64::try_from(time.tv_sec() * 1_000_000 + i64::from(time.tv_usec())).unwrap_or(0)
-    };
+    let micros = |time: TimeVal| u64::try_from(time.num_microseconds()).unwrap_or(0);
     Ok(Duration::from_micros(
         micros(usage.user_time()) + micros(usage.system_time()),
     ))
