@@ -128,7 +128,7 @@ impl<'a> Keys<'a> {
     pub(super) fn absent(&self, key: Key) -> Result<(), ForgeError> {
         match self.find(key) {
             None | Some(Found::Flag(false)) => Ok(()),
-            Some(Found::Float(number)) if number == 0.0 => Ok(()),
+            Some(Found::Float(0.0)) => Ok(()),
             Some(found) => Err(self.wrong(key, "nothing", &found.describe())),
         }
     }
