@@ -273,9 +273,12 @@ mod tests {
         Ok(plan)
     }
 
+    /// Positions, sequences, pages, entries of a page table, and what the error must say.
+    type Case<'a> = (&'a [i32], &'a [i32], &'a [i32], usize, &'a str);
+
     #[test]
     fn what_cannot_be_computed_is_named() {
-        let cases: [(&[i32], &[i32], &[i32], usize, &str); 8] = [
+        let cases: [Case<'_>; 8] = [
             (
                 &[0],
                 &[1],
@@ -363,7 +366,7 @@ mod tests {
                     window,
                 };
                 plan.attention(&shape);
-                for row in 0..positions.len() {
+                for (row, &position) in positions.iter().enumerate() {
                     for query in row * 3..row * 3 + 3 {
                         let mine = plan.tasks.iter().filter(|task| {
                             task.head == 1 && (task.first..task.first + task.count).contains(&query)
@@ -375,7 +378,7 @@ mod tests {
                                 .iter_mut()
                                 .for_each(|count| *count += 1);
                         }
-                        let position = positions[row] as usize;
+                        let position = position as usize;
                         let from = sight_from(window, position);
                         assert!(
                             seen[from..=position].iter().all(|count| *count == 1),
