@@ -153,7 +153,10 @@ fn quantize_block<S: Simd>(x: &[f32; BLOCK]) -> ([u32; 8], i32, f32) {
     let largest = S::largest(S::max(S::abs(low), S::abs(high)));
     // A comparison can lose what is not a number, a sum cannot: it must reach the scores to be noticed.
     let nothing = S::sum(S::mul(S::add(low, high), S::splat(0.0)));
+    if nothing.is_nan() {
+        return ([0; 8], 0, f32::NAN);
+    }
     let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
     let (words, sum) = S::to_bytes(low, high, inverse);
-    (words, sum, largest / 127.0 + nothing)
+    (words, sum, largest / 127.0)
 }
