@@ -145,6 +145,9 @@ impl Shaped {
     }
 }
 
+/// What is smaller is zero: the inverse of its scale would not be finite.
+const NOTHING: f32 = 1e-30;
+
 /// Words of four bytes, their sum, and the scale.
 #[inline(always)]
 fn quantize_block<S: Simd>(x: &[f32; BLOCK]) -> ([u32; 8], i32, f32) {
@@ -156,7 +159,11 @@ fn quantize_block<S: Simd>(x: &[f32; BLOCK]) -> ([u32; 8], i32, f32) {
     if nothing.is_nan() {
         return ([0; 8], 0, f32::NAN);
     }
-    let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+    let inverse = if largest > NOTHING {
+        127.0 / largest
+    } else {
+        0.0
+    };
     let (words, sum) = S::to_bytes(low, high, inverse);
     (words, sum, largest / 127.0)
 }

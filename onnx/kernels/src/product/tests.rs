@@ -197,3 +197,10 @@ fn what_is_not_a_number_does_not_vanish() {
         );
     }
 }
+
+#[test]
+fn what_is_almost_nothing_is_nothing() {
+    let case = case(16, 64, Format::Int8, &mut Random(8));
+    let x = [f32::MIN_POSITIVE / 4.0; 64];
+    assert_eq!(multiply::<Portable>(&case, &x), [0.0; 16]);
+}
