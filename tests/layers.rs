@@ -6,8 +6,9 @@
 //! ```text
 //! msgs ───────────┐
 //!                 ├─► nodes ─► launch
-//! onnx/engine ────┤
-//!      └─► onnx/forge ──────────► launch
+//! onnx/engine ────┤              ▲
+//!      ▲                         │
+//! onnx/kernels ──► onnx/forge ───┘
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -69,6 +70,25 @@ const FORBIDDEN: &[Forbidden] = &[
         why: "making models knows no message, no bus and no node",
     },
     Forbidden {
+        package: "llmasos-kernels",
+        dependencies: &[
+            "llmasos-msgs",
+            "llmasos-engine",
+            "llmasos-forge",
+            "llmasos-nodes",
+            "llmasos",
+            "zenoh",
+            "serde",
+            "tracing",
+        ],
+        why: "arithmetic knows slices and threads, nothing else: it is the crate with unsafe code",
+    },
+    Forbidden {
+        package: "llmasos-kernels",
+        dependencies: ASYNC,
+        why: "nothing under onnx is async",
+    },
+    Forbidden {
         package: "llmasos-engine",
         dependencies: ASYNC,
         why: "nothing under onnx is async",
@@ -111,6 +131,21 @@ const ENVIRONMENT: &[&str] = &[
 const CODE_IS_ASYNC: &[&str] = &["async fn", "async move", "async {", ".await"];
 
 const ABSENT: &[Absent] = &[
+    Absent {
+        folder: "onnx/kernels/src",
+        words: PRINTS,
+        why: "only launch prints and chooses exit codes",
+    },
+    Absent {
+        folder: "onnx/kernels/src",
+        words: ENVIRONMENT,
+        why: "only launch reads the environment",
+    },
+    Absent {
+        folder: "onnx/kernels/src",
+        words: &["std::fs", "std::net", "Instant::now", "SystemTime"],
+        why: "arithmetic opens nothing and knows no time",
+    },
     Absent {
         folder: "onnx/engine/src",
         words: CODE_IS_ASYNC,
@@ -215,6 +250,39 @@ fn only_the_engine_links_onnx_runtime() {
             format!("{package} depends on ort: one crate owns the runtime and its version")
         })
         .collect();
+    report(&broken);
+}
+
+/// `unsafe` where it was weighed: vector instructions and rows that threads share. Elsewhere the compiler refuses it, unless a line
+/// lifts that; one file may, to map files into memory.
+#[test]
+fn unsafe_code_stands_in_the_kernels_only() {
+    let mut broken = Vec::new();
+    for folder in [
+        "msgs/src",
+        "nodes/src",
+        "launch",
+        "onnx/engine/src",
+        "onnx/forge/src",
+    ] {
+        for (path, code) in product(folder) {
+            if path.ends_with("onnx/forge/src/mapped.rs") {
+                continue;
+            }
+            broken.extend(
+                occurrences(
+                    &code,
+                    &["unsafe {", "unsafe fn", "unsafe impl", "allow(unsafe_code)"],
+                )
+                .map(|(line, word)| {
+                    format!(
+                        "{}:{line}: `{word}`: onnx/kernels is the place for it",
+                        path.display()
+                    )
+                }),
+            );
+        }
+    }
     report(&broken);
 }
 

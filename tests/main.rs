@@ -8,9 +8,11 @@
 )]
 
 mod command_line;
+mod families;
 #[allow(dead_code, reason = "shared with tests/peers, which uses all of it")]
 mod harness;
 mod hearing;
+mod hostile_models;
 mod layers;
 mod models;
 mod outside;

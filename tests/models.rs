@@ -18,6 +18,7 @@ pub(crate) fn runtime() -> Runtime {
         threads: 2,
         spin: Spin::Off,
         isa: Isa::detect(),
+        profile: None,
     };
     Runtime::start(&options).unwrap()
 }

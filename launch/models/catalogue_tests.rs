@@ -41,7 +41,10 @@ fn the_built_in_catalogue_has_what_the_launch_files_name() {
         ("moonshine-tiny-en", Role::SpeechRecognition, "moonshine"),
         ("silero-vad", Role::VoiceActivity, "silero-vad"),
         ("ssd-mobilenet-v2-coco", Role::Detector, "ssd"),
+        ("qwen2.5-coder-0.5b", Role::Language, "llama"),
+        ("gemma3-270m", Role::Language, "llama"),
         ("minilm-l6-v2", Role::Encoder, "bert"),
+        ("minilm-l6-v2-fp32", Role::Encoder, "bert"),
         ("street-images", Role::Data, "images"),
         ("human-speech", Role::Data, "audio"),
     ] {
@@ -198,6 +201,27 @@ fn mistakes_are_found_at_their_place() {
             "16:52",
             "a file's name",
             "a name that leaves the folder",
+        ),
+        (
+            "bytes: 5,",
+            "bytes: 5, as: a/.x,",
+            "16:52",
+            "a file's name",
+            "a hidden name in a folder",
+        ),
+        (
+            "bytes: 5,",
+            "bytes: 5, as: /x,",
+            "16:52",
+            "a file's name",
+            "an absolute name",
+        ),
+        (
+            "{ kind: copy, files: { model.onnx: model.onnx } }",
+            "{ kind: huggingface, weights: fp32, head: fp32, accuracy_level: 0 }",
+            "17:13",
+            "reads 'config.json', which no source provides",
+            "a folder without its configuration",
         ),
         (
             "bytes: 5,",

@@ -16,6 +16,7 @@ use super::catalogue::{Catalogue, Distribution, Entry, Source};
 use super::error::ModelError;
 use super::fetch::{Download, fetch};
 use super::http;
+use super::join::{Joint, unpack_pieces};
 use super::report::{Event, Reporter, duration_words, size_words};
 use super::resolve::Resolver;
 use super::store::{State, Store, check_pin, create_dir, remove_file};
@@ -353,6 +354,17 @@ impl Models {
                     });
                     files.extend(unpack(&archive, &distribution.members, scratch, reporter)?);
                 }
+                Source::Joined { member, parts } => {
+                    let mut joint = Joint::create(scratch, member)?;
+                    for part in parts {
+                        let archive = self.obtain(part, policy, reporter)?;
+                        reporter.event(Event::Unpacking { file: &part.file });
+                        for piece in unpack_pieces(&archive, part, scratch, reporter)? {
+                            joint.append(&piece, reporter)?;
+                        }
+                    }
+                    files.insert(member.name.clone(), joint.finish()?);
+                }
             }
         }
         Ok(files)
@@ -537,12 +549,20 @@ impl Models {
     }
 }
 
-/// Bytes of the unpacked sources that lie on the disk while the recipe runs.
+/// Bytes of the unpacked sources that lie on the disk while the recipe runs, and of the pieces of one that is being joined.
 fn source_bytes(entry: &Entry) -> u64 {
     let members = entry
         .distributions()
         .flat_map(|distribution| &distribution.members);
-    members
+    let joined: u64 = entry
+        .sources
+        .iter()
+        .map(|source| match source {
+            Source::Joined { member, .. } => member.pin.bytes,
+            Source::Registry(_) | Source::Local { .. } => 0,
+        })
+        .sum();
+    let unpacked: u64 = members
         .map(|member| {
             member.pin.bytes
                 + member
@@ -551,10 +571,11 @@ fn source_bytes(entry: &Entry) -> u64 {
                     .map(|inner| inner.pin.bytes)
                     .sum::<u64>()
         })
-        .sum()
+        .sum();
+    unpacked + joined
 }
 
-/// The sources as the manifest states them, one per file that the recipe saw.
+/// The sources as the manifest states them, one per file that the recipe saw; before a joined one stand its pieces.
 fn records(entry: &Entry) -> Vec<SourceRecord> {
     let mut records = Vec::new();
     let mut seen = BTreeSet::new();
@@ -562,6 +583,17 @@ fn records(entry: &Entry) -> Vec<SourceRecord> {
         let (package, version) = match source {
             Source::Registry(distribution) => {
                 (distribution.package.as_str(), distribution.version.as_str())
+            }
+            Source::Joined { parts, .. } => {
+                for part in parts {
+                    records.extend(part.members.iter().map(|piece| SourceRecord {
+                        package: part.package.clone(),
+                        version: part.version.clone(),
+                        path: piece.path.clone(),
+                        sha256: piece.pin.sha256.clone(),
+                    }));
+                }
+                ("joined", "")
             }
             Source::Local { .. } => ("local", ""),
         };

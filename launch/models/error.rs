@@ -165,6 +165,14 @@ pub enum ModelError {
         /// What differs.
         problem: String,
     },
+    /// A model folder outside the cache is not as it was written, or is none.
+    #[error("{}: {problem}. Next: make it again from its source, with `llmasos model import`.", dir.display())]
+    DamagedFolder {
+        /// Folder.
+        dir: PathBuf,
+        /// What differs.
+        problem: String,
+    },
     /// Neither LLMASOS_HOME nor XDG_CACHE_HOME nor HOME says where the cache is.
     #[error(
         "no place for the cache: none of LLMASOS_HOME, XDG_CACHE_HOME, HOME is set to an absolute path. Next: set LLMASOS_HOME."

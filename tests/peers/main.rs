@@ -13,6 +13,7 @@
 //! | pyzeros 0.1.0, hiroz 0.2.1 | rmw_zenoh | see the graph, drive, speak, hear, call; both ways | a ROS 2 node on rmw_zenoh is served, and served by |
 //! | a Zenoh session that is told every byte | rmw_zenoh | samples, tokens and questions no good node would send | what is wrong is told, and costs no node |
 //! | a simulator in Python | simulator | /clock at 10 and 1000 Hz, pause, jump back, CARLA's dialect | the graph lives in simulated time |
+//! | llama.cpp and PyTorch, asked once | families | scores, tokens and greedy answers of Qwen2.5, Gemma 3 and MiniLM | imported models compute what they should |
 //! | people reading and speaking | voices | twelve recordings with transcripts | people are understood |
 //!
 //! The `ros2` command and the original rmw_zenoh_cpp are not here: no registry has them.
@@ -24,6 +25,7 @@
 
 mod bridge;
 mod commands;
+mod families;
 #[path = "../harness.rs"]
 mod harness;
 mod hashes;

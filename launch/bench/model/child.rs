@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use llmasos_engine::Spin;
+use llmasos_engine::{Spin, text::GraphChoice};
 use serde::de::DeserializeOwned;
 
 use super::{
@@ -112,11 +112,17 @@ fn arguments(name: &str, setup: &Setup, isa: Isa) -> Vec<String> {
         Spin::Short => "short",
         Spin::On => "on",
     };
+    let graph = match setup.graph {
+        GraphChoice::Best => "best",
+        GraphChoice::Fused => "fused",
+        GraphChoice::Portable => "portable",
+    };
     let mut arguments: Vec<String> = ["model", "bench", name].map(str::to_owned).into();
     for (flag, value) in [
         ("--threads", setup.threads.to_string()),
         ("--spin", spin.to_owned()),
         ("--isa", isa.name().to_owned()),
+        ("--graph", graph.to_owned()),
         ("--prompt", list(&setup.prompts)),
         ("--gen", setup.generated.to_string()),
         ("--depth", list(&setup.depths)),

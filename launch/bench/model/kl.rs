@@ -92,7 +92,7 @@ impl<'a> Base<'a> {
         self.context
     }
 
-    /// Mean divergence, in nats, of the engine that `score` runs on a chunk of tokens. With `begin`, each chunk begins with that token
+    /// Mean divergence, in nats, of the engine that `score` runs on a chunk of tokens and from a position on. With `begin`, each chunk begins with that token
     /// instead of its own first one, as llama.cpp does for models whose texts begin with one.
     ///
     /// # Errors
@@ -100,7 +100,7 @@ impl<'a> Base<'a> {
     pub(crate) fn mean(
         &self,
         begin: Option<u32>,
-        score: &mut dyn FnMut(&[u32], Hear<'_>) -> Result<()>,
+        score: &mut dyn FnMut(&[u32], usize, Hear<'_>) -> Result<()>,
     ) -> Result<f64> {
         let (row_bytes, first) = (row_bytes(self.vocabulary), self.context / 2);
         let (mut sum, mut count) = (0.0, 0_usize);
@@ -125,7 +125,7 @@ impl<'a> Base<'a> {
                 count += 1;
                 Ok(())
             };
-            score(&tokens, &mut hear)?;
+            score(&tokens, first, &mut hear)?;
         }
         let expected = self.tokens.len() / self.context * scored(self.context);
         ensure!(
@@ -210,9 +210,9 @@ mod tests {
         let bytes = file();
         let base = Base::parse(&bytes).unwrap();
         let mut seen = Vec::new();
-        let result = base.mean(begin, &mut |tokens, hear| {
+        let result = base.mean(begin, &mut |tokens, first, hear| {
             seen.push(tokens.to_vec());
-            for position in 0..tokens.len() {
+            for position in first..tokens.len() {
                 hear(position, scores)?;
             }
             Ok(())
@@ -258,7 +258,10 @@ mod tests {
         assert!(error.contains("expected 3 scores, found 4"), "{error}");
         let bytes = file();
         let base = Base::parse(&bytes).unwrap();
-        let error = base.mean(None, &mut |_, _| Ok(())).unwrap_err().to_string();
+        let error = base
+            .mean(None, &mut |_, _, _| Ok(()))
+            .unwrap_err()
+            .to_string();
         assert!(
             error.contains("expected scores at 2 positions, found 0"),
             "{error}"

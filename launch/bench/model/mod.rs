@@ -135,6 +135,7 @@ pub fn measure(
     plan: &Plan<'_>,
     reporter: &mut dyn Reporter,
 ) -> Result<Measured> {
+    // Before anything is fetched and built.
     let isas = instruction_sets(plan)?;
     let mut pairs: Vec<(Isa, Pair)> = isas.iter().map(|isa| (*isa, Pair::default())).collect();
     let mut features = Vec::new();
@@ -201,6 +202,9 @@ pub fn measure(
 /// The one asked for; beside llama.cpp, `auto` means all that can be compared here.
 fn instruction_sets(plan: &Plan<'_>) -> Result<Vec<Isa>> {
     if plan.against != Some(Against::Gguf) || plan.setup.isa != Isa::Auto {
+        if plan.against == Some(Against::Gguf) {
+            llama_cpp::require(plan.setup.isa)?;
+        }
         return Ok(vec![plan.setup.isa]);
     }
     let isas = Isa::of_this_computer();
@@ -312,13 +316,14 @@ pub fn one_profile(folder: &Path, setup: &Setup, phase: Phase) -> Result<Value> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use llmasos_engine::Spin;
+    use llmasos_engine::{Spin, text::GraphChoice};
 
     fn setup(isa: Isa) -> Setup {
         Setup {
             threads: 2,
             spin: Spin::On,
             isa,
+            graph: GraphChoice::Best,
             prompts: vec![128],
             generated: 64,
             depths: vec![0, 512],
@@ -347,6 +352,8 @@ mod tests {
             instruction_sets(&plan(Isa::Avx2, Some(Against::Gguf))).unwrap(),
             [Isa::Avx2]
         );
+        let error = instruction_sets(&plan(Isa::Portable, Some(Against::Gguf))).unwrap_err();
+        assert!(error.to_string().contains("Next:"), "{error}");
         let here = Isa::of_this_computer();
         assert_eq!(
             instruction_sets(&plan(Isa::Auto, Some(Against::Gguf))).ok(),

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use llmasos_engine::{
     ModelFolder, Runtime, RuntimeOptions, Spin,
-    text::{Grammar, LanguageModel, LoadOptions, Request},
+    text::{Event, Grammar, GraphChoice, LanguageModel, LoadOptions, Request},
 };
 use serde_json::json;
 
@@ -52,6 +52,8 @@ pub struct Setup {
     pub spin: Spin,
     /// Instruction set.
     pub isa: Isa,
+    /// Which of the folder's graphs runs.
+    pub graph: GraphChoice,
     /// Tokens of the prompts whose prefill is measured.
     pub prompts: Vec<usize>,
     /// Tokens of an answer.
@@ -77,7 +79,12 @@ impl Setup {
         let depth = self.depths.iter().copied().max().unwrap_or(0);
         let prompt = self.prompts.iter().copied().max().unwrap_or(0);
         let answer = depth.max(1) + self.generated;
-        answer.max(prompt).max(PREFIX_TOKENS) + ROOM_TOKENS
+        let at_once = self.requests_max() * (ROOM_TOKENS + self.generated);
+        answer.max(prompt).max(PREFIX_TOKENS).max(at_once) + ROOM_TOKENS
+    }
+
+    fn requests_max(&self) -> usize {
+        self.concurrency.iter().copied().max().unwrap_or(1)
     }
 
     /// The runtime of this round.
@@ -169,6 +176,9 @@ pub(super) fn load(
     let folder = ModelFolder::open(folder)?;
     let options = LoadOptions {
         context: setup.context(),
+        sequences: setup.requests_max(),
+        graph: setup.graph,
+        ..LoadOptions::default()
     };
     let model = LanguageModel::load(runtime, &folder, &options)?;
     Ok((model, begun.elapsed()))
@@ -320,11 +330,21 @@ fn throughput(model: &mut LanguageModel, requests: usize, generated: usize) -> R
     Ok(tokens as f64 / begun.elapsed().as_secs_f64())
 }
 
-/// Answers requests that are there at the same time; returns the tokens of all answers. A model answers one at a time.
+/// Answers requests that are there at the same time; returns the tokens of all answers.
 fn answer_all(model: &mut LanguageModel, requests: &[Request]) -> Result<usize> {
-    let mut tokens = 0;
+    let server = model.server();
     for request in requests {
-        tokens += model.generate(request)?.finish()?.tokens_out;
+        server.submit(request, Instant::now())?;
+    }
+    let mut tokens = 0;
+    while server.has_work() {
+        for event in server.step(Instant::now()) {
+            match event {
+                Event::Piece(..) => {}
+                Event::Finished(_, finished) => tokens += finished.tokens_out,
+                Event::Failed(_, error, _) => return Err(error.into()),
+            }
+        }
     }
     Ok(tokens)
 }
@@ -340,15 +360,15 @@ fn divergence(model: &mut LanguageModel, reference: &Reference) -> Result<f64> {
         base.context(),
         model.context()
     );
-    base.mean(reference.begin, &mut |tokens, hear| {
-        score(model, tokens, hear)
+    base.mean(reference.begin, &mut |tokens, first, hear| {
+        score(model, tokens, first, hear)
     })
 }
 
-/// Lets `hear` have the scores after every token.
-fn score(model: &mut LanguageModel, tokens: &[u32], hear: Hear<'_>) -> Result<()> {
+/// Lets `hear` have the scores after every token from position `first` on.
+fn score(model: &mut LanguageModel, tokens: &[u32], first: usize, hear: Hear<'_>) -> Result<()> {
     let mut outcome = Ok(());
-    model.score(tokens, 0, &mut |position, scores| {
+    model.score(tokens, first, &mut |position, scores| {
         if outcome.is_ok() {
             outcome = hear(position, scores);
         }

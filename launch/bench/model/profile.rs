@@ -23,6 +23,7 @@ use serde_json::Value;
 use super::{
     isa::Isa,
     ours::{Setup, load, long_answer, prompt, request},
+    series::round,
 };
 
 /// Beginning of the names of the files.
@@ -194,19 +195,15 @@ fn summarise(
         .map(|(operator, (calls, time))| Share {
             operator: operator.to_owned(),
             calls,
-            ms_per_token: per_token(time),
-            percent: if total > 0.0 {
-                100.0 * time / total
-            } else {
-                0.0
-            },
+            ms_per_token: round(per_token(time)),
+            percent: round(100.0 * time / total.max(f64::MIN_POSITIVE)),
         })
         .collect();
     operators.sort_by(|a, b| b.percent.total_cmp(&a.percent));
     Ok(Profile {
         phase: phase.name().to_owned(),
         tokens,
-        ms_per_token: per_token(total),
+        ms_per_token: round(per_token(total)),
         operators,
     })
 }

@@ -5,6 +5,8 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use llmasos_engine::text::GraphChoice;
+
 use crate::{
     bench::model::{
         Against, Isa, Phase, Plan, folder, measure, one_profile, one_round,
@@ -42,6 +44,17 @@ enum Spin {
     On,
 }
 
+/// Which of a folder's two graphs of the same weights runs.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Graph {
+    /// The fused one if there is one
+    Best,
+    /// The one of our own operators
+    Fused,
+    /// The one of ONNX Runtime's operators
+    Portable,
+}
+
 /// Arguments of the verb.
 #[derive(Debug, clap::Args)]
 pub(super) struct BenchArgs {
@@ -57,6 +70,9 @@ pub(super) struct BenchArgs {
     /// Instruction set; with --against, auto means each that this computer has
     #[arg(long, value_enum, default_value = "auto")]
     isa: Isa,
+    /// Which of the folder's graphs runs
+    #[arg(long, value_enum, default_value = "best")]
+    graph: Graph,
     /// Tokens of prompts whose prefill is measured
     #[arg(
         long,
@@ -141,6 +157,11 @@ impl BenchArgs {
                 Spin::On => llmasos_engine::Spin::On,
             },
             isa: self.isa,
+            graph: match self.graph {
+                Graph::Best => GraphChoice::Best,
+                Graph::Fused => GraphChoice::Fused,
+                Graph::Portable => GraphChoice::Portable,
+            },
             prompts: list("--prompt", &self.prompt, 1, TOKENS_MAX)?,
             generated: list("--gen", &[self.generated], 2, TOKENS_MAX)?[0],
             depths: list("--depth", &self.depth, 0, TOKENS_MAX)?,

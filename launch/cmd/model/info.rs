@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use super::summary;
-use crate::models::{Models, Source, State, size_words};
+use crate::models::{Distribution, Models, Source, State, size_words};
 
 /// Runs the verb.
 pub(super) fn info(models: &Models, name: &str, is_json: bool) -> anyhow::Result<ExitCode> {
@@ -81,30 +81,42 @@ fn state_words(state: &State) -> String {
 fn source_json(models: &Models, source: &Source) -> Value {
     let files: Vec<Value> =
         source.leaves().iter().map(|leaf| json!({"path": leaf.path, "as": leaf.name, "bytes": leaf.pin.bytes, "sha256": leaf.pin.sha256})).collect();
-    match source {
-        Source::Registry(distribution) => json!({
+    let fetched = |distribution: &Distribution| {
+        json!({
             "registry": "pypi", "package": distribution.package, "version": distribution.version, "file": distribution.file,
-            "bytes": distribution.pin.bytes, "sha256": distribution.pin.sha256, "download": models.store().download(distribution), "members": files,
-        }),
+            "bytes": distribution.pin.bytes, "sha256": distribution.pin.sha256, "download": models.store().download(distribution),
+        })
+    };
+    match source {
+        Source::Registry(distribution) => {
+            let mut object = fetched(distribution);
+            object["members"] = json!(files);
+            object
+        }
+        Source::Joined { parts, .. } => {
+            json!({"parts": parts.iter().map(fetched).collect::<Vec<_>>(), "members": files})
+        }
         Source::Local { path, .. } => json!({"path": path, "members": files}),
     }
 }
 
 fn write_source(out: &mut impl Write, models: &Models, source: &Source) -> std::io::Result<()> {
+    for distribution in source.distributions() {
+        let pin = &distribution.pin;
+        writeln!(
+            out,
+            "  source   {} {} ({} bytes, sha256 {})",
+            distribution.package, distribution.version, pin.bytes, pin.sha256
+        )?;
+        writeln!(
+            out,
+            "           by hand: {}",
+            models.store().download(distribution).display()
+        )?;
+    }
     match source {
-        Source::Registry(distribution) => {
-            let pin = &distribution.pin;
-            writeln!(
-                out,
-                "  source   {} {} ({} bytes, sha256 {})",
-                distribution.package, distribution.version, pin.bytes, pin.sha256
-            )?;
-            writeln!(
-                out,
-                "           by hand: {}",
-                models.store().download(distribution).display()
-            )?;
-        }
+        Source::Registry(_) => {}
+        Source::Joined { .. } => writeln!(out, "           joined to:")?,
         Source::Local { path, .. } => writeln!(out, "  source   {}", path.display())?,
     }
     for leaf in source.leaves() {

@@ -4,13 +4,14 @@
 //! chunk and leaves a part that the next `pull` continues.
 
 mod bench;
+mod import;
 mod info;
 mod list;
 mod pull;
 mod verify;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ const EXIT_USAGE: u8 = 2;
   llmasos model pull smollm2 silero-vad
   llmasos model info smollm2 --json
   llmasos model verify
+  llmasos model import ./Qwen3-0.6B --license Apache-2.0
   llmasos model bench smollm2 --against gguf
 
 The cache is $LLMASOS_HOME, else $XDG_CACHE_HOME/llmasos, else ~/.cache/llmasos.")]
@@ -57,11 +59,11 @@ enum Verb {
     Pull(pull::PullArgs),
     /// Read every byte of cached models and compare with what was written
     #[command(
-        after_help = "Example: llmasos model verify smollm2\n\nExit code 1 if a model is damaged or missing."
+        after_help = "Examples:\n  llmasos model verify smollm2\n  llmasos model verify ./my-model\n\nExit code 1 if a model is damaged or missing."
     )]
     Verify {
-        /// Models; without names, all that are in the cache
-        #[arg(value_name = "NAME")]
+        /// Models, or folders of models; without names, all that are in the cache
+        #[arg(value_name = "NAME|DIR")]
         names: Vec<String>,
     },
     /// Everything about one model: licence, sources, files, where it lies
@@ -71,6 +73,9 @@ enum Verb {
         #[arg(value_name = "NAME")]
         name: String,
     },
+    /// Make a model folder of a GGUF file or a Hugging Face folder
+    #[command(after_help = import::EXAMPLES)]
+    Import(import::Args),
     /// Measure a language model: speed, waiting, memory; beside llama.cpp with --against gguf
     #[command(after_help = bench::HELP)]
     Bench(bench::BenchArgs),
@@ -87,9 +92,9 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Err(error) => return Err(error.into()),
     };
     let names: Vec<&String> = match &args.verb {
-        Verb::List => Vec::new(),
+        Verb::List | Verb::Import(_) => Vec::new(),
         Verb::Pull(pull) => pull.names.iter().collect(),
-        Verb::Verify { names } => names.iter().collect(),
+        Verb::Verify { names } => names.iter().filter(|name| !is_folder(name)).collect(),
         Verb::Info { name } => vec![name],
         Verb::Bench(bench) => vec![&bench.name],
     };
@@ -144,6 +149,7 @@ fn act_by_verb(args: &Args, models: &mut Models, cancel: Cancel) -> anyhow::Resu
         Verb::Pull(pull) => pull::fetch_all(models, pull, args.json, cancel),
         Verb::Verify { names } => verify::verify(models, names, args.json, cancel),
         Verb::Info { name } => info::info(models, name, args.json),
+        Verb::Import(arguments) => import::run(arguments, args.json, cancel),
         Verb::Bench(bench) => bench::bench(models, bench, args, cancel),
     }
 }
@@ -170,4 +176,9 @@ fn all_names(models: &Models) -> Vec<String> {
         .iter()
         .map(|entry| entry.name.clone())
         .collect()
+}
+
+/// Whether an argument is a path and not a name: names have no `/`.
+fn is_folder(argument: &str) -> bool {
+    argument.contains('/') || Path::new(argument).join("llmasos.json").is_file()
 }

@@ -1,12 +1,15 @@
 //! `llmasos model verify`: every byte against what was written.
 
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::all_names;
-use crate::models::{Cancel, ModelError, Models, Reporter, Silent, State, size_words};
+use super::{all_names, is_folder};
+use crate::models::{
+    Cancel, ModelError, Models, Reporter, Silent, State, size_words, verify_folder,
+};
 
 /// Runs the verb.
 pub(super) fn verify(
@@ -24,16 +27,16 @@ pub(super) fn verify(
     };
     let mut is_good = true;
     for name in &names {
-        let entry = models.catalogue().get(name)?;
-        if !is_named
-            && matches!(
-                models.store().state(entry),
-                State::Absent | State::Partial { .. }
-            )
-        {
-            continue;
-        }
-        let result = models.store().verify(entry, &mut reporter);
+        let result = if is_named && is_folder(name) {
+            verify_folder(Path::new(name), &mut reporter)
+        } else {
+            let entry = models.catalogue().get(name)?;
+            let state = models.store().state(entry);
+            if !is_named && matches!(state, State::Absent | State::Partial { .. }) {
+                continue;
+            }
+            models.store().verify(entry, &mut reporter)
+        };
         is_good &= result.is_ok();
         let mut out = std::io::stdout().lock();
         match result {

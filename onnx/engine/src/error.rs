@@ -201,6 +201,16 @@ pub enum EngineError {
         /// Size of the context.
         context_tokens: usize,
     },
+    /// A text for an encoder has more tokens than it reads.
+    #[error(
+        "the text has {text_tokens} tokens; the model reads at most {context_tokens}: divide it into sentences"
+    )]
+    TextTooLong {
+        /// Tokens of the text, with those around it.
+        text_tokens: usize,
+        /// The most that the model reads.
+        context_tokens: usize,
+    },
     /// The request itself is wrong: a value out of range.
     #[error("request: {field}: expected {expected}, found {found}")]
     Request {

@@ -110,3 +110,44 @@ pub(crate) fn endless(rounds: i64) -> Vec<u8> {
         .concat(),
     )
 }
+
+/// An encoder of width 3: the vector of a token is its id, its mask and its type. Inputs `i64[n,n]`, output `f32[1,S,3]`.
+pub(crate) fn ids_as_vectors() -> Vec<u8> {
+    const INPUTS: [&str; 3] = ["input_ids", "attention_mask", "token_type_ids"];
+    let integer = |name: &str, value: i64| {
+        let value = number(3, value as u64);
+        bytes(
+            5,
+            [bytes(1, name), value, number(20, 2 /* an integer */)].concat(),
+        )
+    };
+    let cast = |name: &str| {
+        let to = integer("to", F32 as i64);
+        node("Cast", &[name], &[&format!("{name}_f32")], to)
+    };
+    let casts: Vec<String> = INPUTS.iter().map(|name| format!("{name}_f32")).collect();
+    let casts: Vec<&str> = casts.iter().map(String::as_str).collect();
+    let side_by_side = [integer("axis", -1), integer("new_axis", 1)].concat();
+    let open = [None, None];
+    model(
+        [
+            INPUTS.map(cast).concat(),
+            node("SequenceConstruct", &casts, &["columns"], Vec::new()),
+            node(
+                "ConcatFromSequence",
+                &["columns"],
+                &["last_hidden_state"],
+                side_by_side,
+            ),
+            bytes(2, "ids_as_vectors"),
+            INPUTS
+                .map(|name| bytes(11, value_info(name, I64, &open)))
+                .concat(),
+            bytes(
+                12,
+                value_info("last_hidden_state", F32, &[None, None, Some(3)]),
+            ),
+        ]
+        .concat(),
+    )
+}

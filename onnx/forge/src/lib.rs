@@ -25,9 +25,12 @@ pub mod graph;
 mod huggingface;
 mod import;
 mod language;
+#[cfg(test)]
+mod language_tests;
 pub mod mapped;
 pub mod matrix;
 mod operators;
+mod parallel;
 pub mod proto;
 pub mod quantize;
 pub mod recipe;

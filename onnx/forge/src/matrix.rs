@@ -14,7 +14,8 @@ use std::ops::Range;
 
 use crate::error::ForgeError;
 use crate::gguf::GgufError;
-use crate::quantize::{CodeFormat, Codes, quantize, repack};
+use crate::parallel::quantize_rows;
+use crate::quantize::{CodeFormat, Codes, repack};
 use crate::weights::Weights;
 
 /// Elements read at once; 16 MiB of f32.
@@ -187,7 +188,9 @@ impl Matrix {
     ) -> Result<(), ForgeError> {
         if part.order == Order::Transposed {
             let rows = transpose(&weights.floats(&part.tensor)?, part.rows);
-            all.append(quantize(&rows, self.columns, format));
+            let codes = quantize_rows(&rows, self.columns, format);
+            check_scales(&part.tensor, &codes)?;
+            all.append(codes);
             return Ok(());
         }
         let (stored, raw) = weights.raw(&part.tensor)?;
@@ -198,17 +201,19 @@ impl Matrix {
                 Order::Pairs { head_dim } => Some(halves(bytes, row_bytes, head_dim)),
                 Order::Stored | Order::Transposed => None,
             };
-            match repack(reordered.as_deref().unwrap_or(bytes), stored, format) {
-                Some(codes) => {
-                    check_scales(&part.tensor, &codes)?;
-                    all.append(codes);
-                }
+            let codes = match repack(reordered.as_deref().unwrap_or(bytes), stored, format) {
+                Some(codes) => codes,
                 None => {
                     let rows = weights.rows(&part.tensor, piece)?;
-                    let rows = ordered(part.order, rows, self.columns);
-                    all.append(quantize(&rows, self.columns, format));
+                    quantize_rows(
+                        &ordered(part.order, rows, self.columns),
+                        self.columns,
+                        format,
+                    )
                 }
-            }
+            };
+            check_scales(&part.tensor, &codes)?;
+            all.append(codes);
         }
         Ok(())
     }
@@ -290,7 +295,7 @@ fn check_shape(weights: &dyn Weights, tensor: &str, expected: &[u64]) -> Result<
     })
 }
 
-/// Codes that were taken over have not been looked at as numbers.
+/// Codes that were taken over have not been looked at as numbers, and finite weights may need a step beyond half precision.
 fn check_scales(tensor: &str, codes: &Codes) -> Result<(), GgufError> {
     match codes.scales.iter().position(|scale| !scale.is_finite()) {
         None => Ok(()),

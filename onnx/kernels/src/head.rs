@@ -181,7 +181,7 @@ unsafe fn walk<S: Simd>(call: &Call<'_>, index: usize) {
             }
             tasks.wait();
         }
-        let tasks = team.phase(1, table.groups(), chunk(table.groups(), 4 * call.threads));
+        let tasks = team.phase(1, table.groups(), chunk(table.groups(), 16 * call.threads));
         while let Some(range) = tasks.take() {
             for group in range.clone() {
                 scores::<S>(call, group, &bytes);

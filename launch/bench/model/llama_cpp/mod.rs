@@ -252,13 +252,22 @@ impl LlamaCpp {
     }
 }
 
-/// A program of llama.cpp that will find the backend of an instruction set and no other.
-fn program(dir: &Path, name: &str, isa: Isa) -> Result<Command> {
+/// Whether there is a backend for an instruction set.
+///
+/// # Errors
+/// When there is none, with those that there are.
+pub(super) fn require(isa: Isa) -> Result<()> {
     ensure!(
         BACKENDS.iter().any(|(known, ..)| *known == isa),
         "llama.cpp has no backend for --isa {}. Next: one of avx2, avx512-vnni, amx, or auto for all that this computer has.",
         isa.name()
     );
+    Ok(())
+}
+
+/// A program of llama.cpp that will find the backend of an instruction set and no other.
+fn program(dir: &Path, name: &str, isa: Isa) -> Result<Command> {
+    require(isa)?;
     let mut command = Command::new(dir.join("build/bin").join(name));
     command.current_dir(dir.join("cpu").join(isa.name()));
     command.env_remove("GGML_BACKEND_PATH");

@@ -1,6 +1,7 @@
 //! The operator `DecoderBlock`: reads its weights once, checks that they fit together, and runs them.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use llmasos_kernels::block::{self, Block};
 use llmasos_kernels::norm::{Activation, Norm, NormKind};
@@ -203,11 +204,14 @@ impl Kernel for BlockKernel<'_> {
             .output(0, shape.to_vec())?
             .ok_or_else(|| failed("output y is missing"))?;
         let (_, y) = y.try_extract_tensor_mut::<f32>()?;
+        let state = &mut *self.shared.state();
+        let rows = step.positions.len();
+        let together = self.shared.threads > 1 && state.pace.together(rows);
         let threads = SessionThreads {
             context,
-            count: self.shared.threads,
+            count: if together { self.shared.threads } else { 1 },
         };
-        let state = &mut *self.shared.state();
+        let begun = Instant::now();
         block::run(
             &self.block,
             &step,
@@ -217,7 +221,9 @@ impl Kernel for BlockKernel<'_> {
             &mut state.workspace,
             &threads,
         )
-        .map_err(failed)
+        .map_err(failed)?;
+        state.pace.record(rows, together, begun.elapsed());
+        Ok(())
     }
 }
 

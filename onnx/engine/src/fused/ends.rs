@@ -209,11 +209,13 @@ impl Kernel for HeadKernel<'_> {
             .output(0, [outputs.len(), self.table.rows()])?
             .ok_or_else(|| failed("the output is missing"))?;
         let (_, scores) = scores.try_extract_tensor_mut::<f32>()?;
+        let state = &mut *self.shared.state();
+        // As the blocks of steps with so many rows do.
+        let together = state.pace.together(outputs.len());
         let threads = SessionThreads {
             context,
-            count: self.shared.threads,
+            count: if together { self.shared.threads } else { 1 },
         };
-        let state = &mut *self.shared.state();
         head(
             (x, outputs),
             &self.norm,

@@ -16,6 +16,7 @@ mod block;
 mod decoder;
 mod ends;
 mod inputs;
+mod pace;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,6 +24,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use llmasos_kernels::pool::Pool;
 use llmasos_kernels::{Threads, Workspace};
 use ort::operator::{ComputeContext, OperatorDomain};
+
+use pace::Pace;
 
 pub(crate) use decoder::{FusedDecoder, Limits};
 
@@ -38,12 +41,17 @@ pub(crate) struct Shared {
 struct State {
     pool: Pool,
     workspace: Workspace,
+    pace: Pace,
 }
 
 impl Shared {
     fn new(pool: Pool, workspace: Workspace, threads: usize) -> Arc<Shared> {
         Arc::new(Shared {
-            state: Mutex::new(State { pool, workspace }),
+            state: Mutex::new(State {
+                pool,
+                workspace,
+                pace: Pace::default(),
+            }),
             threads,
         })
     }

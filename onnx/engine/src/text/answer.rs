@@ -63,7 +63,7 @@ impl Answer {
         context_tokens: usize,
     ) -> Result<Self> {
         request.check()?;
-        let tokens = language.tokenizer.encode(&request.prompt)?;
+        let tokens = language.tokenizer.encode_prompt(&request.prompt)?;
         let last_token = *tokens.last().ok_or(EngineError::PromptEmpty)?;
         if tokens.len() >= context_tokens {
             return Err(EngineError::PromptTooLong {

@@ -51,6 +51,9 @@ pub struct LlamaConfig {
     pub context: usize,
     /// Token that begins a sequence, if there is one.
     pub bos: Option<u32>,
+    /// Whether every prompt begins with `bos`.
+    #[serde(default)]
+    pub add_bos: bool,
     /// Tokens that end an answer.
     pub eos: Vec<u32>,
     /// Accuracy level of the quantized matrix products: 1 with 32-bit float activations, 4 with 8-bit ones.

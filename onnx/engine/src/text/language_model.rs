@@ -77,6 +77,8 @@ pub struct LanguageParts {
     pub chat: Option<String>,
     /// Token that begins a sequence, if there is one.
     pub bos: Option<u32>,
+    /// Whether every prompt begins with `bos`, also where nobody wrote it.
+    pub add_bos: bool,
     /// Tokens that end an answer, at least one.
     pub eos: Vec<u32>,
     /// Most memory, of that of the model, for beginnings of earlier prompts. They give way when it is needed, so there is
@@ -131,6 +133,7 @@ impl LanguageModel {
             vocab: config.vocab,
             chat,
             bos: config.bos,
+            add_bos: config.add_bos,
             eos: config.eos,
             prefix_bytes: usize::MAX,
         })?;
@@ -154,7 +157,8 @@ impl LanguageModel {
             });
         }
         check_model(parts.model.as_ref())?;
-        let tokenizer = Tokenizer::new(name, &parts.tokenizer, parts.vocab)?;
+        let tokenizer = Tokenizer::new(name, &parts.tokenizer, parts.vocab)?
+            .beginning_with(parts.bos.filter(|_| parts.add_bos));
         let word = |token: Option<u32>| {
             let bytes = token.map_or(&[][..], |token| tokenizer.raw_bytes(token));
             String::from_utf8_lossy(bytes).into_owned()
@@ -200,7 +204,7 @@ impl LanguageModel {
             .saturating_add(self.server.cache_bytes() as u64)
     }
 
-    /// Token ids of a text.
+    /// Token ids of a prompt, with the token in front that prompts of this model begin with, if there is one.
     ///
     /// # Errors
     /// [`EngineError::PromptTooLarge`], [`EngineError::Tokenizer`].
@@ -211,7 +215,7 @@ impl LanguageModel {
                 limit_bytes: MAX_PROMPT_BYTES,
             });
         }
-        self.server.language().tokenizer.encode(text)
+        self.server.language().tokenizer.encode_prompt(text)
     }
 
     /// The prompt for a conversation, by the model's own template. Special tokens written in the messages are removed: what

@@ -22,6 +22,7 @@ mod answer_tests;
 mod chat;
 mod cost;
 mod decoder;
+mod encoder;
 mod generation;
 mod grammar;
 mod kv;
@@ -47,6 +48,7 @@ mod warm_up;
 
 pub use chat::{ChatMessage, MAX_MESSAGES, Role};
 pub use decoder::LlamaConfig;
+pub use encoder::{Encoder, EncoderConfig, Pooling};
 pub use generation::Generation;
 pub use grammar::{Grammar, MAX_CHOICES, MAX_GRAMMAR_BYTES};
 pub use language_model::{GraphChoice, LanguageModel, LanguageParts, LoadOptions};

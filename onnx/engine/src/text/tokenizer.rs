@@ -28,6 +28,8 @@ pub(crate) struct Tokenizer {
     special: Vec<bool>,
     /// Texts of the special tokens.
     special_texts: Vec<String>,
+    /// Token that every prompt begins with, if the model was taught so.
+    begin: Option<u32>,
 }
 
 /// The part of `tokenizer.json` that is checked against what was read from it.
@@ -131,7 +133,25 @@ impl Tokenizer {
             bytes,
             special,
             special_texts,
+            begin: None,
         })
+    }
+
+    /// The same, with a token that every prompt begins with.
+    pub(crate) fn beginning_with(self, begin: Option<u32>) -> Self {
+        Self { begin, ..self }
+    }
+
+    /// Token ids of a prompt: those of its text, behind the token that prompts of this model begin with. A chat template may
+    /// have written it already; a text of nothing stays one.
+    pub(crate) fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
+        let mut tokens = self.encode(text)?;
+        if let (Some(begin), Some(first)) = (self.begin, tokens.first())
+            && *first != begin
+        {
+            tokens.insert(0, begin);
+        }
+        Ok(tokens)
     }
 
     /// Token ids of a text. Special tokens written in it are recognised: a chat template writes them.
@@ -301,6 +321,21 @@ mod tests {
             (&b""[..], &b""[..]),
             "a gap, and no token"
         );
+    }
+
+    #[test]
+    fn a_prompt_begins_as_the_model_was_taught_and_only_once() {
+        let b = u32::from(b'b');
+        let taught = tokenizer().beginning_with(Some(BEGIN));
+        for (text, expected) in [
+            ("b", &[BEGIN, b][..]),
+            ("<|begin|>b", &[BEGIN, b]),
+            ("", &[]),
+        ] {
+            assert_eq!(taught.encode_prompt(text).unwrap(), expected, "{text:?}");
+        }
+        assert_eq!(taught.encode("b").unwrap(), [b]);
+        assert_eq!(tokenizer().encode_prompt("b").unwrap(), [b]);
     }
 
     #[test]

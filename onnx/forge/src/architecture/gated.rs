@@ -173,7 +173,7 @@ pub(super) fn describe(
     let embedding = format!("{}.weight", names.embedding);
     let head = format!("{}.weight", names.head);
     let vocab = file.vocab(&embedding, VOCAB)?;
-    let (has_head, unused_head) = file.head(&head)?;
+    let (has_head, unused_head) = file.head(&head, &embedding)?;
     let table = |name: String| Matrix::one(sizes.hidden, Part::stored(name, vocab));
     let mut ignored: BTreeSet<String> = unused_head.into_iter().collect();
     // Frequencies are computed; some old checkpoints and all GGUF files with factors carry them.

@@ -113,7 +113,7 @@ pub(super) fn describe(file: &File<'_>) -> Result<DecoderSpec, ForgeError> {
     let embedding = tensor(names.embedding);
     let vocab = file.vocab(&embedding, ("vocab_size", "vocab_size"))?;
     let head = format!("{}.weight", names.head);
-    let (has_head, unused_head) = file.head(&head)?;
+    let (has_head, unused_head) = file.head(&head, &embedding)?;
     let table = |name: String| Matrix::one(hidden, Part::stored(name, vocab));
     let mut ignored: BTreeSet<String> = unused_head.into_iter().collect();
     let layer_name = |layer: usize, of: &str| format!("{prefix}{}.{layer}.{of}", names.layers);

@@ -43,7 +43,7 @@ pub(super) fn describe(file: &File<'_>) -> Result<DecoderSpec, ForgeError> {
     let embedding = tensor("wte");
     let vocab = file.vocab(&embedding, ("", "vocab_size"))?;
     let head = "lm_head.weight".to_string();
-    let (has_head, unused_head) = file.head(&head)?;
+    let (has_head, unused_head) = file.head(&head, &embedding)?;
     let table = |name: String| Matrix::one(hidden, Part::stored(name, vocab));
     let mut ignored: BTreeSet<String> = unused_head.into_iter().collect();
     for layer in 0..layers {

@@ -18,6 +18,10 @@ mod llama;
 mod qwen2;
 mod qwen3;
 mod rotary;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+pub(crate) mod toys;
 
 use serde_json::{Map, Value as Json};
 
@@ -26,7 +30,6 @@ use crate::encoder::EncoderSpec;
 use crate::error::ForgeError;
 use crate::gguf::Gguf;
 use crate::matrix::{Matrix, Order, Part, Vector};
-use crate::safetensors::Checkpoint;
 use crate::weights::Weights;
 
 use keys::Keys;
@@ -117,7 +120,7 @@ pub fn from_gguf(gguf: &Gguf<'_>) -> Result<Model, ForgeError> {
 /// [`ForgeError::Architecture`] or [`ForgeError::Safetensors`] if it is no known architecture, incomplete, or inconsistent.
 pub fn from_checkpoint(
     config: &Map<String, Json>,
-    weights: &Checkpoint,
+    weights: &dyn Weights,
 ) -> Result<Model, ForgeError> {
     let keys = Keys::Json(config, String::new());
     let name = keys.text(("", "model_type"))?.unwrap_or("nothing");
@@ -156,11 +159,11 @@ impl File<'_> {
     fn vocab(&self, embedding: &str, key: keys::Key) -> Result<usize, ForgeError> {
         let shape = self.weights.shape(embedding);
         let rows = match shape.as_deref() {
-            Some([rows, _]) if *rows <= MAX_SIZE => *rows as usize,
+            Some([rows, _]) if (1..=MAX_SIZE).contains(rows) => *rows as usize,
             Some(other) => {
                 return Err(self.keys.wrong(
                     key,
-                    format!("a table of at most {MAX_SIZE} rows"),
+                    format!("a table of 1 to {MAX_SIZE} rows"),
                     &format!("{embedding} of shape {other:?}"),
                 ));
             }
@@ -229,11 +232,16 @@ impl File<'_> {
         }
     }
 
-    /// The output head: `None` if it is the embedding. Returns also the tensor that is there and not used.
-    fn head(&self, name: &str) -> Result<(bool, Option<String>), ForgeError> {
+    /// Whether there is an output head besides the embedding, and the tensor that is there and not used. A head that is the
+    /// embedding once more, bit by bit, is not kept twice.
+    fn head(&self, name: &str, embedding: &str) -> Result<(bool, Option<String>), ForgeError> {
         let is_there = self.weights.has(name);
+        let is_copy = is_there
+            && self.weights.shape(name) == self.weights.shape(embedding)
+            && self.weights.raw(name)? == self.weights.raw(embedding)?;
         Ok(match self.keys.flag(("", "tie_word_embeddings"))? {
             Some(true) => (false, is_there.then(|| name.to_string())),
+            _ if is_copy => (false, Some(name.to_string())),
             Some(false) => (true, None),
             None => (is_there, None),
         })

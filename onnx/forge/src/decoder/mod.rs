@@ -19,6 +19,8 @@
 mod fused;
 mod portable;
 mod spec;
+#[cfg(test)]
+mod tests;
 mod tiles;
 
 use serde::{Deserialize, Serialize};

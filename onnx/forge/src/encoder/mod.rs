@@ -15,6 +15,8 @@
 //! ```
 
 mod portable;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 

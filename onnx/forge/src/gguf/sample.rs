@@ -39,8 +39,40 @@ impl Sample {
     /// Adds an array of texts.
     pub(crate) fn strings(self, key: &str, values: &[&str]) -> Sample {
         let items: Vec<u8> = values.iter().flat_map(|value| text(value)).collect();
-        let count = (values.len() as u64).to_le_bytes();
-        self.entry(key, 9, &[&8_u32.to_le_bytes()[..], &count, &items].concat())
+        self.array(key, 8, values.len(), &items)
+    }
+
+    /// Adds an array of i32.
+    pub(crate) fn integers(self, key: &str, values: &[i32]) -> Sample {
+        let items: Vec<u8> = values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect();
+        self.array(key, 5, values.len(), &items)
+    }
+
+    /// Adds an array of f32.
+    pub(crate) fn numbers(self, key: &str, values: &[f32]) -> Sample {
+        let items: Vec<u8> = values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect();
+        self.array(key, 6, values.len(), &items)
+    }
+
+    fn array(self, key: &str, kind: u32, count: usize, items: &[u8]) -> Sample {
+        let count = (count as u64).to_le_bytes();
+        self.entry(key, 9, &[&kind.to_le_bytes()[..], &count, items].concat())
+    }
+
+    /// Adds an f32.
+    pub(crate) fn number(self, key: &str, value: f32) -> Sample {
+        self.entry(key, 6, &value.to_le_bytes())
+    }
+
+    /// Adds a truth value.
+    pub(crate) fn flag(self, key: &str, value: bool) -> Sample {
+        self.entry(key, 7, &[value.into()])
     }
 
     /// Adds a row of the tensor table as it is given.

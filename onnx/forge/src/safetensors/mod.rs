@@ -7,7 +7,11 @@
 //!   header length u64 (little-endian) · header JSON {"name": {"dtype": "BF16", "shape": [2, 3], "data_offsets": [0, 12]}, …} · data
 //! ```
 
+#[cfg(test)]
+pub(crate) mod sample;
 mod shards;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 

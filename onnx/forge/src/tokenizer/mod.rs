@@ -15,6 +15,8 @@
 mod bpe;
 mod file;
 mod sentencepiece;
+#[cfg(test)]
+mod tests;
 mod wordpiece;
 
 use std::collections::BTreeSet;
