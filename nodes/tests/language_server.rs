@@ -29,7 +29,10 @@ const STEP: Duration = Duration::from_millis(4);
 const CONTEXT: usize = 256;
 const END: u32 = 256;
 
-/// To a prompt `name 12>` it says `name` again and again, 12 letters in all. `panic` in a prompt makes it panic.
+/// Longer than the watchdog waits.
+const HANG: Duration = Duration::from_secs(8);
+
+/// To a prompt `name 12>` it says `name` again and again, 12 letters in all. `panic` in a prompt makes it panic, `hang` hang.
 struct Parrot {
     sequences: usize,
     /// Tokens of each page.
@@ -83,6 +86,9 @@ impl StepModel for Parrot {
             page.extend_from_slice(rows.tokens);
             let text: String = page.iter().map(|token| char::from(*token as u8)).collect();
             assert!(!text.contains("panic"), "the model was asked to");
+            if text.contains("hang") {
+                std::thread::sleep(HANG);
+            }
             let (prompt, said) = text.split_once('>').unwrap_or((&text, ""));
             let (name, letters) = prompt.split_once(' ').unwrap_or((prompt, "0"));
             let letters: usize = letters.parse().unwrap_or(0);
@@ -486,6 +492,29 @@ async fn a_panic_is_an_answer_to_all_and_the_model_is_loaded_again() {
         .await;
     bench.until("ready", |bench| bench.client.is_ready()).await;
     assert_eq!(bench.ask("after 5").await.unwrap(), "after");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_model_that_hangs_is_given_up_and_loaded_again() {
+    let bench = bench(4).await;
+    let begun = Instant::now();
+    let deadline = begun + Duration::from_millis(200);
+    let hung = bench
+        .client
+        .ask(job("hang 5"), 5, deadline, CancelToken::new())
+        .await;
+    assert!(matches!(hung, Err(AskError::Deadline { .. })), "{hung:?}");
+    bench
+        .until("restarted", |bench| {
+            bench.health.restarts().get("parrot") == Some(&1)
+        })
+        .await;
+    bench.until("ready", |bench| bench.client.is_ready()).await;
+    assert_eq!(bench.ask("after 5").await.unwrap(), "after");
+    assert!(
+        begun.elapsed() < HANG,
+        "nobody waited for the old thread to come back"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

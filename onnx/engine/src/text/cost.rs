@@ -8,6 +8,8 @@ use std::time::Duration;
 
 /// Weight of the newest step: about the last ten of a size count.
 const NEWEST: f64 = 0.1;
+/// How many times longer than usual a step counts at most: one that the computer interrupted says little about the next.
+const OUTLIER: f64 = 4.0;
 /// Powers of two that have a point: up to 65,535 rows.
 const POINTS: usize = 16;
 
@@ -33,7 +35,8 @@ impl StepCost {
         match &mut self.points[(power as usize).min(POINTS - 1)] {
             Some(point) => {
                 point.rows += NEWEST * (rows - point.rows);
-                point.seconds += NEWEST * (seconds - point.seconds);
+                let counted = seconds.min(OUTLIER * point.seconds);
+                point.seconds += NEWEST * (counted - point.seconds);
             }
             slot => *slot = Some(Point { rows, seconds }),
         }
@@ -119,6 +122,12 @@ mod tests {
         }
         let found = cost.seconds(1).unwrap();
         assert!((0.0195..0.0201).contains(&found), "{found}");
+        cost.record(1, Duration::from_secs(9));
+        assert!(
+            cost.seconds(1).unwrap() < 0.03,
+            "an interruption is not the usual"
+        );
+        let mut cost = measured(&[(1, 20)]);
         cost.record(0, Duration::from_secs(9));
         assert!(
             cost.seconds(1).unwrap() < 0.021,

@@ -5,6 +5,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use llguidance::api::{ParserLimits, TopLevelGrammar};
 use llguidance::{Matcher, ParserFactory};
@@ -21,6 +22,8 @@ pub const MAX_CHOICES: usize = 4_096;
 /// Compiled grammars kept for the next request.
 const MAX_COMPILED: usize = 8;
 const MAX_REASON_BYTES: usize = 512;
+/// A mask that took longer is worth avoiding: about the time to find the highest of 50,000 scores.
+const SLOW_MASK: Duration = Duration::from_micros(40);
 
 /// What an answer must look like.
 #[derive(Debug, Clone, PartialEq)]
@@ -132,7 +135,7 @@ impl GrammarCompiler {
             let known = self.compiled.remove(at);
             let matcher = known.1.clone();
             self.compiled.push(known);
-            return Ok(GrammarRun { matcher });
+            return Ok(GrammarRun::new(matcher));
         }
         let matcher = Matcher::new(self.factory.create_parser(grammar.compile()?));
         if let Some(reason) = matcher.get_error() {
@@ -142,16 +145,25 @@ impl GrammarCompiler {
             self.compiled.remove(0);
         }
         self.compiled.push((grammar.clone(), matcher.clone()));
-        Ok(GrammarRun { matcher })
+        Ok(GrammarRun::new(matcher))
     }
 }
 
 /// A grammar on its way through one answer.
 pub(crate) struct GrammarRun {
     matcher: Matcher,
+    /// Time of the last mask.
+    mask: Duration,
 }
 
 impl GrammarRun {
+    fn new(matcher: Matcher) -> Self {
+        Self {
+            matcher,
+            mask: Duration::ZERO,
+        }
+    }
+
     /// Tokens that must come next; often none. They are not consumed yet.
     pub(crate) fn forced(&mut self) -> Result<Vec<u32>> {
         let tokens = self.matcher.compute_ff_tokens();
@@ -161,11 +173,30 @@ impl GrammarRun {
         }
     }
 
+    /// Whether to ask for the likeliest token alone before asking for all that may come. Most masks are found faster than the
+    /// likeliest token; those of counted repetitions take longer than everything else in a step but the model.
+    pub(crate) fn is_slow(&self) -> bool {
+        self.mask > SLOW_MASK
+    }
+
+    /// Whether this token may come next; `false` also when that cannot be told without the mask. (Of bytes that are forced
+    /// the mask allows one division into tokens, a single question any.)
+    pub(crate) fn surely_allows(&mut self, token: u32) -> Result<bool> {
+        if !self.matcher.compute_ff_bytes().is_empty() {
+            return Ok(false);
+        }
+        self.matcher
+            .validate_tokens(&[token])
+            .map(|valid| valid == 1)
+            .map_err(|error| wrong(error.to_string()))
+    }
+
     /// Tokens that may come next, with those that end the answer where it may end.
     pub(crate) fn allowed(&mut self) -> Result<SimpleVob> {
-        self.matcher
-            .compute_mask_or_eos()
-            .map_err(|error| wrong(error.to_string()))
+        let begun = Instant::now();
+        let allowed = self.matcher.compute_mask_or_eos();
+        self.mask = begun.elapsed();
+        allowed.map_err(|error| wrong(error.to_string()))
     }
 
     /// Goes on by tokens that were allowed.
@@ -231,5 +262,92 @@ impl TokenizerEnv for Vocabulary {
                 .encode(text)
                 .unwrap_or_else(|_| self.trie.greedy_tokenize(text.as_bytes()))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::tiny::{END, VOCAB, tokenizer};
+    use super::*;
+
+    /// Grammars of every kind, and a text of each.
+    fn cases() -> Vec<(Grammar, &'static str)> {
+        let schema = serde_json::json!({"type": "object", "properties": {"name": {"type": "string", "maxLength": 9}, "n": {"type": "integer"}},
+            "required": ["name", "n"], "additionalProperties": false});
+        vec![
+            (
+                Grammar::JsonSchema(schema),
+                r#"{"name": "the one", "n": 12}"#,
+            ),
+            (
+                Grammar::Regex("[a-z ]{1,20}\\.".to_owned()),
+                "the thing itself.",
+            ),
+            (
+                Grammar::Choice(vec!["this".to_owned(), "that".to_owned(), "the".to_owned()]),
+                "that",
+            ),
+            (
+                Grammar::Lark("start: \"x\" digit+\ndigit: /[5-9]/".to_owned()),
+                "x567",
+            ),
+        ]
+    }
+
+    #[test]
+    fn what_is_surely_allowed_is_in_the_mask() {
+        let tokenizer = Arc::new(tokenizer());
+        let mut compiler = GrammarCompiler::new(Arc::clone(&tokenizer), &[END]).unwrap();
+        for (grammar, text) in cases() {
+            let mut run = compiler.start(&grammar).unwrap();
+            let (mut sure, mut in_masks) = (0, 0);
+            for token in tokenizer.encode(text).unwrap() {
+                let allowed = run.allowed().unwrap();
+                for token in 0..VOCAB as u32 {
+                    let surely = run.surely_allows(token).unwrap();
+                    assert!(
+                        !surely || allowed.is_allowed(token),
+                        "{grammar:?}, before {token}"
+                    );
+                    sure += usize::from(surely);
+                    in_masks += usize::from(allowed.is_allowed(token));
+                }
+                run.consume(&[token]).unwrap();
+            }
+            assert!(run.is_complete(), "{grammar:?}");
+            let free = matches!(grammar, Grammar::Regex(_));
+            assert!(
+                !free || sure == in_masks,
+                "nothing is forced: {sure} of {in_masks}"
+            );
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
+
+        /// Whether or not the favourite is asked for first, the same token is chosen.
+        #[test]
+        fn the_favourite_first_changes_nothing(scores in prop::collection::vec(-9.0_f32..9.0, VOCAB)) {
+            let tokenizer = Arc::new(tokenizer());
+            let mut compiler = GrammarCompiler::new(Arc::clone(&tokenizer), &[END]).unwrap();
+            let sampler = crate::text::sampler::Sampler::new(crate::text::Sampling::Greedy);
+            for (grammar, text) in cases() {
+                let mut run = compiler.start(&grammar).unwrap();
+                for token in tokenizer.encode(text).unwrap() {
+                    let allowed = run.allowed().unwrap();
+                    let favourite = sampler.favourite(&scores).unwrap();
+                    let best = (0..VOCAB as u32)
+                        .filter(|token| allowed.is_allowed(*token))
+                        .max_by(|a, b| scores[*a as usize].total_cmp(&scores[*b as usize]).then(b.cmp(a)));
+                    if run.surely_allows(favourite).unwrap() {
+                        prop_assert_eq!(Some(favourite), best);
+                    }
+                    run.consume(&[token]).unwrap();
+                }
+            }
+        }
     }
 }

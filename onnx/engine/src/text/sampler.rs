@@ -71,6 +71,14 @@ impl Sampler {
         }
     }
 
+    /// The token it would choose if all were allowed, when that can be said without a draw.
+    pub(crate) fn favourite(&self, scores: &[f32]) -> Option<u32> {
+        match self.sampling {
+            Sampling::Greedy => best_of_all(scores),
+            Sampling::Sample { .. } => None,
+        }
+    }
+
     /// A token, if any has a finite score and is allowed.
     pub(crate) fn choose(&mut self, scores: &[f32], allowed: Option<&SimpleVob>) -> Option<u32> {
         match self.sampling {

@@ -184,7 +184,9 @@ fn floor(running: &[&Seat], cost: &StepCost, now: Instant) -> Option<u8> {
                 .deadline
                 .map(|deadline| deadline.saturating_duration_since(now).as_secs_f64());
             left.is_some_and(|left| {
-                prompt_seconds(cost, seat.unseen) + seat.remaining as f64 * step > left
+                prompt_seconds(cost, seat.unseen, COMPANY_STEP, seat.unseen)
+                    + seat.remaining as f64 * step
+                    > left
             })
         })
         .map(|seat| seat.priority)
@@ -225,7 +227,12 @@ pub(crate) fn admit(
         let tokens: usize = ahead.iter().map(|seat| seat.remaining).sum();
         steps += tokens as f64 / room.slots as f64;
     }
-    let seconds = ease * (prompt_seconds(cost, unseen) + steps * step);
+    let time = if ahead.is_empty() || room.slots == 1 {
+        ALONE_STEP
+    } else {
+        COMPANY_STEP
+    };
+    let seconds = ease * (prompt_seconds(cost, unseen, time, room.rows) + steps * step);
     let need = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
     let left = deadline.saturating_duration_since(now);
     if need > left {
@@ -234,12 +241,13 @@ pub(crate) fn admit(
     Ok(())
 }
 
-/// Time of a prompt in parts as they run beside others.
-fn prompt_seconds(cost: &StepCost, tokens: usize) -> f64 {
+/// Time of a prompt in parts of at most so long and so many rows.
+fn prompt_seconds(cost: &StepCost, tokens: usize, time: Duration, rows: usize) -> f64 {
+    let most = tokens.min(rows).max(1);
     let part = cost
-        .rows_within(COMPANY_STEP.as_secs_f64(), tokens.max(1))
+        .rows_within(time.as_secs_f64(), most)
         .unwrap_or(1)
-        .clamp(1, tokens.max(1));
+        .clamp(1, most);
     cost.seconds(part)
         .map_or(0.0, |seconds| seconds * tokens as f64 / part as f64)
 }

@@ -423,7 +423,7 @@ fn what_cannot_be_in_time_is_refused_at_once_and_may_try_again() {
     assert!(need_ms >= 30 && left_ms <= 10, "{need_ms} {left_ms}");
     let other = Request {
         class: "other",
-        ..request(Some(10))
+        ..request(Some(25))
     };
     let id = submit(&mut bench, &other).unwrap();
     let late = &drain(&mut bench)[&id].1;
@@ -499,7 +499,7 @@ fn time_is_told_apart() {
     };
     let ([queued, prefill, decode], [waited, ..]) = (times(first), times(second));
     assert!(
-        queued == 0 && (2..8).contains(&prefill) && decode >= 8,
+        queued == 0 && prefill >= 2 && decode >= 8,
         "{queued} {prefill} {decode}"
     );
     assert!(waited >= 10, "{waited}");

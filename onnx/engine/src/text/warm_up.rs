@@ -1,19 +1,18 @@
 //! The first runs of a model: not slower than the later ones for whoever asks first, and measured, so that the first
 //! requests are planned like all others.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::pages::PageTable;
 use super::server::TextServer;
 use super::step::Rows;
 use crate::error::{EngineError, Result};
 
-/// Single tokens that are measured.
-const STEPS: usize = 6;
 /// Sizes of prompt parts that are measured.
 const PARTS: [usize; 3] = [16, 32, 128];
-/// Runs of each other size: the first pays for memory that the later ones find, the last is measured.
-const ROUNDS: usize = 2;
+/// Runs of each size. The first pays for memory that the later ones find; of those the fastest counts, because one that the
+/// computer interrupted would make the first requests look hopeless.
+const ROUNDS: usize = 3;
 
 impl TextServer {
     /// See [`LanguageModel::warm_up`](super::LanguageModel::warm_up).
@@ -27,20 +26,11 @@ impl TextServer {
         let token = bos.unwrap_or(self.language.eos[0]);
         let rows_max = self.model.rows_max().min(self.context() - 1);
         for rows in PARTS {
-            let rows = rows.min(rows_max);
-            for round in 0..ROUNDS {
-                self.trial(token, 1, rows, round + 1 == ROUNDS)?;
-            }
+            self.measure(token, 1, rows.min(rows_max))?;
         }
-        self.trial(token, 1, 1, false)?;
-        for _ in 0..STEPS {
-            self.trial(token, 1, 1, true)?;
-        }
-        let mut sequences = 2;
+        let mut sequences = 1;
         while sequences <= self.model.sequences_max() {
-            for round in 0..ROUNDS {
-                self.trial(token, sequences, 1, round + 1 == ROUNDS)?;
-            }
+            self.measure(token, sequences, 1)?;
             sequences *= 2;
         }
         if self.model.scores(0).iter().any(|score| score.is_finite()) {
@@ -51,8 +41,8 @@ impl TextServer {
         })
     }
 
-    /// One step of so many sequences with so many tokens each; fewer sequences if there are not the pages.
-    fn trial(&mut self, token: u32, sequences: usize, rows: usize, measured: bool) -> Result<()> {
+    /// Takes in what a step costs of so many sequences with so many tokens each; fewer sequences if there are not the pages.
+    fn measure(&mut self, token: u32, sequences: usize, rows: usize) -> Result<()> {
         let mut tables: Vec<PageTable> = Vec::new();
         for _ in 0..sequences {
             let mut table = PageTable::default();
@@ -70,16 +60,20 @@ impl TextServer {
                 scored: true,
             })
             .collect();
-        let begun = Instant::now();
-        let ran = self.model.step(&batch);
-        let (took, count) = (begun.elapsed(), batch.len());
+        let (mut ran, mut fastest) = (Ok(()), Duration::MAX);
+        for round in 0..ROUNDS {
+            let begun = Instant::now();
+            ran = ran.and_then(|()| self.model.step(&batch));
+            if round > 0 {
+                fastest = fastest.min(begun.elapsed());
+            }
+        }
+        let count = batch.len();
         for table in tables {
             self.store.discard(table);
         }
         ran?;
-        if measured {
-            self.record(count, count * rows, took);
-        }
+        self.record(count, count * rows, fastest);
         Ok(())
     }
 }
