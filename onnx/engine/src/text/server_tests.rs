@@ -166,6 +166,9 @@ fn a_common_beginning_is_computed_once_even_if_all_ask_at_once() {
     );
 }
 
+/// Why a request is refused, the request, and whether an error is that refusal.
+type Mistake = (&'static str, Request, fn(&EngineError) -> bool);
+
 #[test]
 fn one_request_s_mistake_is_nobody_else_s() {
     let mut bench = fragile(SMALL, |scores| {
@@ -174,7 +177,7 @@ fn one_request_s_mistake_is_nobody_else_s() {
     });
     let good = submit(&mut bench, &asking("good>")).unwrap();
     let bad = submit(&mut bench, &asking("bad!>")).unwrap();
-    let refused: [(&str, Request, fn(&EngineError) -> bool); 5] = [
+    let refused: [Mistake; 5] = [
         ("empty", asking(""), |e| {
             matches!(e, EngineError::PromptEmpty)
         }),
