@@ -155,6 +155,7 @@ pub fn round(folder: &Path, setup: &Setup, reference: Option<&Reference>) -> Res
     }
     let memory = memory()?;
     add("memory_unique", memory.unique_bytes as f64 / MIB);
+    add("memory_cache", model.cache_bytes() as f64 / MIB);
     add("memory_file", memory.file_bytes as f64 / MIB);
     if let Some(reference) = reference {
         add("kl", divergence(&mut model, reference)?);

@@ -84,6 +84,7 @@ const KINDS: &[(&str, &str, &str)] = &[
     ("grammar_token", "%", "grammar, part of a decode step"),
     ("throughput_", "tokens/s", "all tokens, # requests at once"),
     ("memory_unique", "MiB", "memory of its own"),
+    ("memory_cache", "MiB", "of it, keys and values at most"),
     ("memory_file", "MiB", "memory shared with files"),
     ("kl", "nats", "KL divergence from float32"),
 ];

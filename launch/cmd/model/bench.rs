@@ -65,7 +65,7 @@ pub(super) struct BenchArgs {
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
     /// What idle inference threads do
-    #[arg(long, value_enum, default_value = "on")]
+    #[arg(long, value_enum, default_value = "short")]
     spin: Spin,
     /// Instruction set; with --against, auto means each that this computer has
     #[arg(long, value_enum, default_value = "auto")]
