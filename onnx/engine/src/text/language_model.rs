@@ -204,6 +204,12 @@ impl LanguageModel {
             .saturating_add(self.server.cache_bytes() as u64)
     }
 
+    /// Size of its keys and values when all their pages are written.
+    #[must_use]
+    pub fn cache_bytes(&self) -> usize {
+        self.server.cache_bytes()
+    }
+
     /// Token ids of a prompt, with the token in front that prompts of this model begin with, if there is one.
     ///
     /// # Errors
