@@ -9,7 +9,7 @@
 //!                                          answer b ─┼─ schedule ─► step ──────┼─► scores ─► …
 //!                                          answer c ─┘   store: pages, prefix  └─► …
 //!
-//! step      what runs: the fused graph, the stock decoder (decoder, kv), a test's fake (tiny)
+//! step      what runs: the fused graph, the stock decoder (decoder, kv), a few lines for tests (tiny)
 //! schedule  who runs how much of it: priorities, deadlines, measured cost (cost, rate)
 //! store     where keys and values are: pages held and shared, beginnings kept (pages, prefix)
 //! answer    what comes of it: grammar, sampler, stop strings (tail), budget

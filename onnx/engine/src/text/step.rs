@@ -1,7 +1,7 @@
 //! What the server needs of a model: one run over tokens of several sequences, and where their keys and values live.
 //!
 //! A trait, because three things implement it: the fused graph (many sequences, pages of 32 tokens), the stock graph (one
-//! sequence, one page as long as the context), and the fake of a test.
+//! sequence, one page as long as the context), and a few lines of a test.
 //!
 //! ```text
 //! a step:   sequence a  ▪           one token, scored      (decoding)
