@@ -44,7 +44,7 @@ pub struct Norm {
 pub struct Linear {
     /// [outputs, inputs].
     pub matrix: Matrix,
-    /// [outputs].
+    /// `[outputs]`.
     pub bias: Option<Vector>,
 }
 
@@ -62,9 +62,9 @@ pub struct LayerSpec {
     pub input_norm: Norm,
     /// Rows of query, key and value.
     pub qkv: Linear,
-    /// Norm of each query head, [head_dim].
+    /// Norm of each query head, `[head_dim]`.
     pub query_norm: Option<Vector>,
-    /// Norm of each key head, [head_dim].
+    /// Norm of each key head, `[head_dim]`.
     pub key_norm: Option<Vector>,
     /// From the heads back to the residual stream.
     pub output: Linear,
@@ -129,7 +129,7 @@ pub struct DecoderSpec {
     pub final_norm: Norm,
     /// [vocab, hidden]; the embedding, if absent.
     pub head: Option<Matrix>,
-    /// [vocab].
+    /// `[vocab]`.
     pub head_bias: Option<Vector>,
     /// Tensors that files carry and no graph needs.
     pub ignored: BTreeSet<String>,
