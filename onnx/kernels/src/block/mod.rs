@@ -13,7 +13,7 @@
 //!   down      y = m + [norm](h·Wdown + b)                  each group
 //! ```
 //!
-//! Up to [`PRIVATE_ROWS`] rows every thread prepares for itself, in memory of its own: that takes less time than waiting for
+//! Up to two rows (`PRIVATE_ROWS`) every thread prepares for itself, in memory of its own: that takes less time than waiting for
 //! another one. The arithmetic of a row does not depend on the rows beside it, nor on who computes it, so an answer is the
 //! same to the bit whether it is decoded alone or in a batch.
 
