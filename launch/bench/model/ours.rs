@@ -8,6 +8,7 @@
 //!   ─ many at once ─ memory ─ divergence, if asked for
 //! ```
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -326,28 +327,43 @@ fn throughput(model: &mut LanguageModel, requests: usize, generated: usize) -> R
         })
         .collect::<Result<_>>()?;
     model.forget();
-    let begun = Instant::now();
-    let tokens = answer_all(model, &requests)?;
-    Ok(tokens as f64 / begun.elapsed().as_secs_f64())
+    answer_all(model, &requests)
 }
 
-/// Answers requests that are there at the same time; returns the tokens of all answers.
-fn answer_all(model: &mut LanguageModel, requests: &[Request]) -> Result<usize> {
+/// Answers requests that are there at the same time: tokens per second of all of them, from the moment when each has its first
+/// until the first of them ends, so that neither prompts nor a tail of fewer answers count.
+fn answer_all(model: &mut LanguageModel, requests: &[Request]) -> Result<f64> {
     let server = model.server();
     for request in requests {
         server.submit(request, Instant::now())?;
     }
-    let mut tokens = 0;
+    let mut begun = BTreeSet::new();
+    let (mut since, mut tokens, mut rate) = (None, 0, None);
     while server.has_work() {
-        for event in server.step(Instant::now()) {
+        let events = server.step(Instant::now());
+        let now = Instant::now();
+        let ends = events
+            .iter()
+            .any(|event| matches!(event, Event::Finished(..)));
+        for event in events {
             match event {
-                Event::Piece(..) => {}
-                Event::Finished(_, finished) => tokens += finished.tokens_out,
+                Event::Piece(id, _) => {
+                    begun.insert(id);
+                    tokens += usize::from(since.is_some());
+                }
+                Event::Finished(..) => {}
                 Event::Failed(_, error, _) => return Err(error.into()),
             }
         }
+        match since {
+            None if begun.len() == requests.len() => since = Some(now),
+            Some(since) if ends && rate.is_none() => {
+                rate = Some(tokens as f64 / now.duration_since(since).as_secs_f64());
+            }
+            _ => {}
+        }
     }
-    Ok(tokens)
+    rate.context("an answer ended before all of them had begun")
 }
 
 /// Mean divergence from what the float32 model predicts.

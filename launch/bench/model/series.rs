@@ -82,7 +82,11 @@ const KINDS: &[(&str, &str, &str)] = &[
     ("between_p99", "ms", "between two tokens, p99"),
     ("cpu_token", "ms", "processor time of a token"),
     ("grammar_token", "%", "grammar, part of a decode step"),
-    ("throughput_", "tokens/s", "all tokens, # requests at once"),
+    (
+        "throughput_",
+        "tokens/s",
+        "all tokens while # requests decode",
+    ),
     ("memory_unique", "MiB", "memory of its own"),
     ("memory_cache", "MiB", "of it, keys and values at most"),
     ("memory_file", "MiB", "memory shared with files"),
