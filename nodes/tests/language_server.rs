@@ -383,7 +383,15 @@ async fn deadlines_are_kept_or_refused() {
         }
     };
     let late = ask(200, Duration::from_millis(100)).await;
-    assert!(matches!(late, Err(AskError::Deadline { .. })), "{late:?}");
+    // Begun and late; on a computer that was slow while the model warmed up, refused at once.
+    assert!(
+        matches!(
+            late,
+            Err(AskError::Deadline { .. } | AskError::TooLate { .. })
+        ),
+        "{late:?}"
+    );
+    let refused_before = bench.client.asks().refused;
     assert!(
         ask(50, LIMIT).await.is_ok(),
         "the next one runs, and is measured"
@@ -401,7 +409,7 @@ async fn deadlines_are_kept_or_refused() {
         begun.elapsed() < Duration::from_secs(5),
         "it did not wait for the deadline to find out"
     );
-    assert_eq!(bench.client.asks().refused, 1);
+    assert_eq!(bench.client.asks().refused, refused_before + 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
