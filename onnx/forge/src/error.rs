@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::architecture::ArchitectureError;
+use crate::checkpoint::CheckpointError;
 use crate::decoder::DecoderError;
 use crate::gguf::GgufError;
 use crate::graph::GraphError;
@@ -68,6 +69,22 @@ pub enum ForgeError {
     /// The graph being built is not well formed, or a tensor does not fit its shape.
     #[error("ONNX graph: {0}")]
     Graph(#[from] GraphError),
+    /// A folder that is no checkpoint, or a change that does not fit one.
+    #[error("checkpoint: {0}")]
+    Checkpoint(#[from] CheckpointError),
+    /// Something that a model cannot be walked through with.
+    #[error("{what}: expected {expected}, found {found}")]
+    Walk {
+        /// What it is.
+        what: &'static str,
+        /// What is possible.
+        expected: String,
+        /// What there is.
+        found: String,
+    },
+    /// The engine could not run a graph of the model.
+    #[error("{0}")]
+    Engine(#[from] llmasos_engine::EngineError),
     /// The progress callback asked to stop.
     #[error("cancelled")]
     Cancelled,

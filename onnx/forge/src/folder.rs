@@ -217,6 +217,16 @@ impl Draft {
         })
     }
 
+    /// Renames the folder into place as it is, replacing an older one.
+    ///
+    /// # Errors
+    /// [`ForgeError::Io`].
+    pub(crate) fn place(mut self) -> Result<(), ForgeError> {
+        self.replace_target()?;
+        self.is_published = true;
+        Ok(())
+    }
+
     /// Puts the new folder where the old one was. A directory cannot be renamed over a full one, so the old one steps aside
     /// first, and comes back if the second rename fails.
     fn replace_target(&self) -> Result<(), ForgeError> {
@@ -376,7 +386,7 @@ fn hash_part(
     })
 }
 
-fn file_name(path: &Path) -> String {
+pub(crate) fn file_name(path: &Path) -> String {
     path.file_name()
         .map(|name| name.to_string_lossy().into_owned())
         .unwrap_or_default()

@@ -19,7 +19,7 @@ use crate::architecture::{self, ArchitectureError, Model};
 use crate::error::ForgeError;
 use crate::language::Ends;
 use crate::mapped::MappedFile;
-use crate::safetensors::{Checkpoint, SafetensorsError};
+use crate::safetensors::{SafetensorsError, Shards};
 use crate::tokenizer::END_TOKENS;
 
 /// Files of a folder that an import takes, besides the shards of weights.
@@ -53,7 +53,7 @@ pub(crate) struct Folder {
     files: BTreeMap<String, PathBuf>,
     config: Map<String, Json>,
     /// The weights.
-    pub(crate) checkpoint: Checkpoint,
+    pub(crate) checkpoint: Shards,
 }
 
 impl Folder {
@@ -65,7 +65,7 @@ impl Folder {
         let config = files.get(CONFIG).ok_or_else(|| missing(files, CONFIG))?;
         Ok(Folder {
             config: object(config)?,
-            checkpoint: Checkpoint::open(files)?,
+            checkpoint: Shards::open(files)?,
             files: files.clone(),
         })
     }

@@ -12,10 +12,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::architecture::Model;
+use crate::checkpoint::{About, Checkpoint};
 use crate::error::ForgeError;
 use crate::folder::{ModelFolderSummary, Provenance, SourceRecord, Watch, hash_file};
 use crate::huggingface::FILES;
+use crate::language::{Text, open_folder, open_gguf};
 use crate::recipe::{Recipe, WeightFormat, build};
+use crate::weights::Weights;
 
 /// Most files of a folder that are looked at.
 const MAX_FILES: usize = 4096;
@@ -79,8 +83,66 @@ pub fn import(
             BTreeMap::from([(name_of(path), path.to_path_buf())]),
         )
     };
+    let about = Provenance {
+        name: name_of(out),
+        license: options
+            .license
+            .clone()
+            .unwrap_or_else(|| "not stated".into()),
+        sources: records(&sources, watch)?,
+    };
+    build(&recipe, &sources, out, &about, watch)
+}
+
+/// Writes the checkpoint `dir` of the decoder in a `.gguf` file or a Hugging Face folder: all weights in float32.
+///
+/// # Errors
+/// [`ForgeError`]: a path that is neither, files that are missing, unreadable or malformed, a model that is no decoder, no
+/// space, cancelled.
+pub fn import_checkpoint(
+    path: &Path,
+    name: &str,
+    license: &str,
+    dir: &Path,
+    watch: &mut Watch<'_>,
+) -> Result<Checkpoint, ForgeError> {
+    let about = fs::metadata(path).map_err(ForgeError::io("inspect", path))?;
+    let sources = match about.is_dir() {
+        true => folder_files(path)?,
+        false => BTreeMap::from([(name_of(path), path.to_path_buf())]),
+    };
+    let records = records(&sources, watch)?;
+    let mut write = |model: &Model, weights: &dyn Weights, text: &Text| {
+        let Model::Decoder(spec) = model else {
+            return Err(ForgeError::Recipe {
+                recipe: "checkpoint",
+                field: "model",
+                expected: "a decoder".into(),
+                found: "an encoder".into(),
+            });
+        };
+        spec.check(weights)?;
+        let about = About {
+            name: name.to_string(),
+            license: license.to_string(),
+            sources: records.clone(),
+            ends: text.ends.clone(),
+            steps: Vec::new(),
+        };
+        Checkpoint::import(spec, weights, text, about, dir, watch)
+    };
+    match about.is_dir() {
+        true => open_folder(&sources, &mut write),
+        false => open_gguf(path, &mut write).map_err(ForgeError::in_file(path)),
+    }
+}
+
+fn records(
+    sources: &BTreeMap<String, PathBuf>,
+    watch: &mut Watch<'_>,
+) -> Result<Vec<SourceRecord>, ForgeError> {
     let mut records = Vec::new();
-    for (name, path) in &sources {
+    for (name, path) in sources {
         records.push(SourceRecord {
             package: "local".into(),
             version: String::new(),
@@ -88,15 +150,7 @@ pub fn import(
             sha256: hash_file(path, watch)?.sha256,
         });
     }
-    let about = Provenance {
-        name: name_of(out),
-        license: options
-            .license
-            .clone()
-            .unwrap_or_else(|| "not stated".into()),
-        sources: records,
-    };
-    build(&recipe, &sources, out, &about, watch)
+    Ok(records)
 }
 
 /// The files of a folder that a model needs, by name.

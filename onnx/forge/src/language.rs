@@ -9,8 +9,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::architecture::{self, Model};
-use crate::decoder::{self, DecoderConfig, DecoderSpec, Options};
+use crate::checkpoint::Checkpoint;
+use crate::decoder::{self, Coding, DecoderConfig, DecoderSpec, Options};
 use crate::encoder::{self, EncoderConfig, EncoderSpec};
 use crate::error::ForgeError;
 use crate::folder::{Watch, write_file};
@@ -27,21 +30,27 @@ const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
 const POOLING: &str = "bert.pooling_type";
 
 /// Tokens that begin and end texts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Ends {
-    pub(crate) bos: u64,
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ends {
+    /// The token that begins a text.
+    pub bos: u64,
     /// Whether a text has to begin with `bos`.
-    pub(crate) add_bos: bool,
-    pub(crate) eos: Vec<u64>,
+    pub add_bos: bool,
+    /// Tokens that end an answer.
+    pub eos: Vec<u64>,
 }
 
 /// What surrounds the graph.
-struct Text {
-    tokenizer: Vec<u8>,
-    chat_template: Option<Vec<u8>>,
-    ends: Ends,
-    pooling: &'static str,
+pub(crate) struct Text {
+    pub(crate) tokenizer: Vec<u8>,
+    pub(crate) chat_template: Option<Vec<u8>>,
+    pub(crate) ends: Ends,
+    pub(crate) pooling: &'static str,
 }
+
+/// Does something with the parts of a source while it is open.
+type Use<'u, T> = &'u mut dyn FnMut(&Model, &dyn Weights, &Text) -> Result<T, ForgeError>;
 
 /// What was built, for `llmasos.json`.
 #[derive(Debug, Clone, PartialEq)]
@@ -62,6 +71,16 @@ pub(crate) fn from_gguf(
     dir: &Path,
     watch: &mut Watch<'_>,
 ) -> Result<Built, ForgeError> {
+    open_gguf(source, &mut |model, weights, text| {
+        write(model, weights, text, &options, dir, watch)
+    })
+}
+
+/// Opens a GGUF file.
+///
+/// # Errors
+/// [`ForgeError`] names what is wrong with it; and those of `then`.
+pub(crate) fn open_gguf<T>(source: &Path, then: Use<'_, T>) -> Result<T, ForgeError> {
     let file = MappedFile::open(source)?;
     let gguf = Gguf::parse(file.bytes())?;
     let model = architecture::from_gguf(&gguf)?;
@@ -84,7 +103,7 @@ pub(crate) fn from_gguf(
             eos: vocabulary.eos,
         },
     };
-    write(&model, &gguf, &text, options, dir, watch)
+    then(&model, &gguf, &text)
 }
 
 /// Builds the files of a Hugging Face folder, whose files are given by name.
@@ -97,6 +116,19 @@ pub(crate) fn from_folder(
     dir: &Path,
     watch: &mut Watch<'_>,
 ) -> Result<Built, ForgeError> {
+    open_folder(files, &mut |model, weights, text| {
+        write(model, weights, text, &options, dir, watch)
+    })
+}
+
+/// Opens a Hugging Face folder, whose files are given by name.
+///
+/// # Errors
+/// [`ForgeError`] names what is wrong with it; and those of `then`.
+pub(crate) fn open_folder<T>(
+    files: &BTreeMap<String, PathBuf>,
+    then: Use<'_, T>,
+) -> Result<T, ForgeError> {
     let folder = Folder::open(files)?;
     let model = folder.model()?;
     let is_encoder = matches!(model, Model::Encoder(_));
@@ -115,20 +147,35 @@ pub(crate) fn from_folder(
             folder.ends(model.vocab())?
         },
     };
-    write(&model, &folder.checkpoint, &text, options, dir, watch)
+    then(&model, &folder.checkpoint, &text)
+}
+
+/// Builds the files of a checkpoint, its matrices stored as `coding` says.
+///
+/// # Errors
+/// [`ForgeError`] names what is wrong with it.
+pub(crate) fn from_checkpoint(
+    checkpoint: &Checkpoint,
+    coding: &dyn Coding,
+    dir: &Path,
+    watch: &mut Watch<'_>,
+) -> Result<Built, ForgeError> {
+    let model = Model::Decoder(Box::new(checkpoint.spec().clone()));
+    let text = checkpoint.text()?;
+    write(&model, checkpoint.weights(), &text, coding, dir, watch)
 }
 
 fn write(
     model: &Model,
     weights: &dyn Weights,
     text: &Text,
-    options: Options,
+    coding: &dyn Coding,
     dir: &Path,
     watch: &mut Watch<'_>,
 ) -> Result<Built, ForgeError> {
     let built = match model {
-        Model::Decoder(spec) => write_decoder(spec, weights, text, options, dir, watch)?,
-        Model::Encoder(spec) => write_encoder(spec, weights, text, options, dir, watch)?,
+        Model::Decoder(spec) => write_decoder(spec, weights, text, coding, dir, watch)?,
+        Model::Encoder(spec) => write_encoder(spec, weights, text, coding, dir, watch)?,
     };
     write_file(&dir.join("tokenizer.json"), &text.tokenizer)?;
     if let Some(template) = &text.chat_template {
@@ -141,13 +188,13 @@ fn write_decoder(
     spec: &DecoderSpec,
     weights: &dyn Weights,
     text: &Text,
-    options: Options,
+    coding: &dyn Coding,
     dir: &Path,
     watch: &mut Watch<'_>,
 ) -> Result<Built, ForgeError> {
-    let portable = decoder::portable(weights, spec, options)?;
+    let portable = decoder::portable(weights, spec, coding)?;
     write_model(portable, dir, MODEL_FILE, watch)?;
-    let fused = decoder::fused(weights, spec, options)?;
+    let fused = decoder::fused(weights, spec, coding)?;
     let has_fused = fused.is_some();
     if let Some(graph) = fused {
         write_model(graph, dir, FUSED_FILE, watch)?;
@@ -164,7 +211,7 @@ fn write_decoder(
         bos: text.ends.bos,
         add_bos: text.ends.add_bos,
         eos: text.ends.eos.clone(),
-        accuracy_level: options.accuracy_level,
+        accuracy_level: coding.accuracy_level(),
         architecture: spec.architecture.to_string(),
         fused: has_fused,
     };
@@ -179,11 +226,11 @@ fn write_encoder(
     spec: &EncoderSpec,
     weights: &dyn Weights,
     text: &Text,
-    options: Options,
+    coding: &dyn Coding,
     dir: &Path,
     watch: &mut Watch<'_>,
 ) -> Result<Built, ForgeError> {
-    let graph = encoder::portable(weights, spec, options)?;
+    let graph = encoder::portable(weights, spec, coding)?;
     write_model(graph, dir, MODEL_FILE, watch)?;
     let config = EncoderConfig {
         layers: spec.layers.len(),
@@ -191,7 +238,7 @@ fn write_encoder(
         vocab: spec.vocab,
         context: spec.context,
         pooling: text.pooling.to_string(),
-        accuracy_level: options.accuracy_level,
+        accuracy_level: coding.accuracy_level(),
         architecture: spec.architecture.to_string(),
     };
     Ok(Built {

@@ -16,6 +16,8 @@
 //! Every input is untrusted. Readers check sizes before they allocate, use checked arithmetic, and name what is wrong.
 
 pub mod architecture;
+pub mod checkpoint;
+pub mod compress;
 pub mod decoder;
 pub mod encoder;
 pub mod error;
@@ -38,10 +40,13 @@ pub mod safetensors;
 pub mod ssd;
 pub mod tensorflow;
 pub mod tokenizer;
+pub mod walk;
 pub mod weights;
 pub mod writer;
 
+pub use checkpoint::Checkpoint;
 pub use error::ForgeError;
 pub use folder::{ModelFolderSummary, Progress, Provenance, SourceRecord, Step, Watch};
-pub use import::{ImportOptions, import};
+pub use import::{ImportOptions, import, import_checkpoint};
+pub use language::Ends;
 pub use recipe::{Recipe, WeightFormat, build};

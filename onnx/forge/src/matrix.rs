@@ -12,6 +12,8 @@
 
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::ForgeError;
 use crate::gguf::GgufError;
 use crate::parallel::quantize_rows;
@@ -55,7 +57,7 @@ pub enum MatrixError {
 }
 
 /// How a tensor's rows stand to those of the kernels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Order {
     /// [rows, columns] in order.
     Stored,
@@ -69,7 +71,7 @@ pub enum Order {
 }
 
 /// A tensor and what to do with it on the way.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
     /// Name in the source.
     pub tensor: String,
@@ -91,7 +93,7 @@ impl Part {
 }
 
 /// A matrix of the graph: [rows, columns], the rows of its parts one below the other.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Matrix {
     /// Inputs.
     pub columns: usize,
@@ -179,6 +181,25 @@ impl Matrix {
         Ok(all)
     }
 
+    /// Weights of one row, of a table whose parts are stored as they are.
+    ///
+    /// # Errors
+    /// As [`Weights::rows`]; [`MatrixError::Missing`] beyond the last row, or where rows are stored in another order.
+    pub fn row(&self, weights: &dyn Weights, row: usize) -> Result<Vec<f32>, ForgeError> {
+        let mut begin = 0;
+        for part in &self.parts {
+            if row < begin + part.rows && part.order == Order::Stored {
+                let row = row - begin;
+                return weights.rows(&part.tensor, row..row + 1);
+            }
+            begin += part.rows;
+        }
+        Err(MatrixError::Missing {
+            tensor: format!("row {row} of {begin}"),
+        }
+        .into())
+    }
+
     fn part_codes(
         &self,
         weights: &dyn Weights,
@@ -233,7 +254,7 @@ impl Matrix {
 }
 
 /// A vector of the graph, such as a bias or the weight of a norm.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Vector {
     /// Where the elements come from; a part's rows are its elements.
     pub parts: Vec<Part>,

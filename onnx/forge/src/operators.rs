@@ -1,17 +1,18 @@
 //! Stock operators of ONNX Runtime over stored matrices: products, lookups and norms in whichever storage was chosen.
 //!
 //! ```text
-//!   storage   product                     lookup                 a matrix's constants
-//!   blocks    MatMulNBits (+ bias)        GatherBlockQuantized   name u8 [rows, blocks, bytes], .scales, .zero_points
-//!   fp32      MatMul, Add | Gemm (table)  Gather                 name f32 [columns, rows]; a table: [rows, columns]
+//!   storage   product                        lookup                 a matrix's constants
+//!   blocks    MatMulNBits (+ bias)           GatherBlockQuantized   name u8 [rows, blocks, bytes], .scales, .zero_points
+//!   dynamic   DynamicQuantizeMatMul (+ bias)                        name i8 [columns, rows], .scales f32 [rows]
+//!   fp32      MatMul, Add | Gemm (table)     Gather                 name f32 [columns, rows]; a table: [rows, columns]
 //! ```
 
-use crate::decoder::{Activation, Linear, Norm, NormKind, Storage};
+use crate::decoder::{Activation, Coding, Linear, Norm, NormKind, Place, Storage};
 use crate::error::ForgeError;
 use crate::graph::{GraphBuilder, Node, TensorSpec, float_bytes};
 use crate::matrix::{Matrix, Vector, transpose};
 use crate::proto::onnx::DataType;
-use crate::quantize::{BLOCK, CodeFormat};
+use crate::quantize::{BLOCK, CodeFormat, Codes};
 use crate::weights::Weights;
 
 /// What a matrix is for; decides how it lies in the file.
@@ -27,33 +28,45 @@ pub(crate) enum Use {
 pub(crate) struct Operators<'a> {
     pub(crate) graph: GraphBuilder<'a>,
     pub(crate) weights: &'a dyn Weights,
-    /// `accuracy_level` of MatMulNBits.
-    pub(crate) accuracy_level: u8,
+    /// How matrices are stored.
+    pub(crate) coding: &'a dyn Coding,
     /// ε of the norms.
     pub(crate) epsilon: f32,
 }
 
 impl<'a> Operators<'a> {
-    /// input · matrixᵀ + bias; returns the name of the sum.
+    /// input · matrixᵀ + bias; returns the name of the sum. Several matrices that read the same input are one, the rows of each
+    /// below those of the one before, in the storage of the first.
     pub(crate) fn linear(
         &mut self,
         name: &str,
         input: &str,
-        linear: &Linear,
-        storage: Storage,
+        linears: &[(Place, &Linear)],
     ) -> Result<String, ForgeError> {
-        let matrix = &linear.matrix;
-        self.matrix(name, matrix, storage, Use::Product)?;
-        let bias = linear.bias.as_ref().map(|bias| {
-            let name = format!("{name}.bias");
-            self.vector(&name, bias);
-            name
-        });
+        let storage = linears
+            .first()
+            .map_or(Storage::Fp32, |(place, _)| self.coding.storage(*place));
+        let matrices: Vec<(Place, &Matrix)> = linears
+            .iter()
+            .map(|(place, linear)| (*place, &linear.matrix))
+            .collect();
+        self.matrix(name, &matrices, storage, Use::Product)?;
+        let bias = self.biases(&format!("{name}.bias"), linears);
         let output = format!("{name}.out");
         match (storage, bias) {
             (Storage::Blocks(format), bias) => {
-                let shape = (matrix.rows(), matrix.columns);
+                let shape = size(&matrices);
                 self.block_product([input, name, name], shape, format, bias.as_deref(), &output);
+            }
+            (Storage::Dynamic, bias) => {
+                let scales = format!("{name}.scales");
+                let mut inputs = vec![input, name, &scales];
+                if let Some(bias) = &bias {
+                    // The zero points come before it; there are none.
+                    inputs.extend(["", bias]);
+                }
+                let node = Node::microsoft("DynamicQuantizeMatMul", &inputs, &[&output]);
+                self.graph.node(node);
             }
             (Storage::Fp32, None) => {
                 self.graph
@@ -70,13 +83,29 @@ impl<'a> Operators<'a> {
         Ok(output)
     }
 
+    /// Registers the biases one after the other, if all have one.
+    fn biases(&mut self, name: &str, linears: &[(Place, &Linear)]) -> Option<String> {
+        let biases: Option<Vec<&Vector>> = linears
+            .iter()
+            .map(|(_, linear)| linear.bias.as_ref())
+            .collect();
+        let biases = biases?;
+        let joined = Vector {
+            parts: biases.iter().flat_map(|bias| bias.parts.clone()).collect(),
+            plus: biases.first().map_or(0.0, |bias| bias.plus),
+        };
+        self.vector(name, &joined);
+        Some(name.to_string())
+    }
+
     /// The rows of a registered table with the given ids.
     pub(crate) fn lookup(&mut self, table: &str, ids: &str, storage: Storage, output: &str) {
         match storage {
             Storage::Fp32 => self
                 .graph
                 .node(Node::new("Gather", &[table, ids], &[output])),
-            Storage::Blocks(format) => {
+            Storage::Blocks(_) | Storage::Dynamic => {
+                let format = block_format(storage);
                 let (scales, zeros) = (format!("{table}.scales"), format!("{table}.zero_points"));
                 let mut inputs = vec![table, ids, &scales];
                 if format.has_zero_points() {
@@ -103,13 +132,15 @@ impl<'a> Operators<'a> {
         let graph = &mut self.graph;
         let last = Node::new("Gather", &[input, "head.last"], &["head.input"]).int("axis", 1);
         match storage {
-            Storage::Blocks(format) => {
+            Storage::Blocks(_) | Storage::Dynamic => {
+                let format = block_format(storage);
                 graph.integers("head.last", &[1], &[-1]);
                 graph.node(last);
                 // A table is stored flat for the lookup, which reads it in place from the mapped file; the view of the head is
                 // packed anew by the runtime anyway, so that only one copy stays in memory.
                 let (shape, view) = (format!("{table}.shape"), format!("{table}.blocks"));
-                graph.integers(&shape, &[3], &block_dims(matrix, format));
+                let dims = block_dims((matrix.rows(), matrix.columns), format);
+                graph.integers(&shape, &[3], &dims);
                 graph.node(Node::new("Reshape", &[table, &shape], &[&view]));
                 let size = (matrix.rows(), matrix.columns);
                 self.block_product(["head.input", &view, table], size, format, bias, output);
@@ -206,26 +237,52 @@ impl<'a> Operators<'a> {
         });
     }
 
-    /// Registers a matrix; see the module for the constants.
-    pub(crate) fn matrix(
+    /// Registers a table in the storage of its place, which is returned.
+    pub(crate) fn table(
         &mut self,
         name: &str,
+        place: Place,
         matrix: &Matrix,
+    ) -> Result<Storage, ForgeError> {
+        let storage = self.coding.storage(place).in_blocks();
+        self.matrix(name, &[(place, matrix)], storage, Use::Table)?;
+        Ok(storage)
+    }
+
+    /// Registers a matrix of the rows of several; see the module for the constants.
+    fn matrix(
+        &mut self,
+        name: &str,
+        matrices: &[(Place, &Matrix)],
         storage: Storage,
         purpose: Use,
     ) -> Result<(), ForgeError> {
+        let owned: Vec<(Place, Matrix)> = matrices
+            .iter()
+            .map(|(place, matrix)| (*place, (*matrix).clone()))
+            .collect();
         match storage {
             Storage::Blocks(format) => {
-                matrix.check_blocks()?;
-                self.block_matrix(name, matrix.clone(), format, purpose);
+                for (_, matrix) in matrices {
+                    matrix.check_blocks()?;
+                }
+                self.block_matrix(name, owned, format, purpose);
             }
-            Storage::Fp32 => self.float_matrix(name, matrix.clone(), purpose),
+            Storage::Dynamic => self.byte_matrix(name, owned),
+            Storage::Fp32 => self.float_matrix(name, owned, purpose),
         }
         Ok(())
     }
 
-    fn block_matrix(&mut self, name: &str, matrix: Matrix, format: CodeFormat, purpose: Use) {
-        let [rows, blocks, block_bytes] = block_dims(&matrix, format);
+    fn block_matrix(
+        &mut self,
+        name: &str,
+        matrices: Vec<(Place, Matrix)>,
+        format: CodeFormat,
+        purpose: Use,
+    ) {
+        let (rows, columns) = size(&matrices);
+        let [rows, blocks, block_bytes] = block_dims((rows, columns), format);
         let (flat, solid) = ([rows, blocks * block_bytes], [rows, blocks, block_bytes]);
         let shape = match purpose {
             Use::Table => &flat[..],
@@ -243,9 +300,12 @@ impl<'a> Operators<'a> {
                 &[rows, (blocks + 1) / 2],
             ));
         }
-        let weights = self.weights;
+        let (weights, coding) = (self.weights, self.coding);
         self.graph.payload(tensors, move || {
-            let codes = matrix.codes(weights, format)?;
+            let mut codes = Codes::default();
+            for (place, matrix) in &matrices {
+                codes.append(coding.codes(*place, matrix, weights, format)?);
+            }
             let mut contents = vec![codes.codes, float_bytes(&codes.scales)];
             if format.has_zero_points() {
                 contents.push(codes.zero_points);
@@ -254,19 +314,32 @@ impl<'a> Operators<'a> {
         });
     }
 
-    fn float_matrix(&mut self, name: &str, matrix: Matrix, purpose: Use) {
-        let (rows, columns) = (matrix.rows() as i64, matrix.columns as i64);
+    fn byte_matrix(&mut self, name: &str, matrices: Vec<(Place, Matrix)>) {
+        let (rows, columns) = size(&matrices);
+        let tensors = vec![
+            TensorSpec::new(name, DataType::Int8, &[columns as i64, rows as i64]),
+            TensorSpec::new(format!("{name}.scales"), DataType::Float, &[rows as i64]),
+        ];
+        let weights = self.weights;
+        self.graph.payload(tensors, move || {
+            let (bytes, scales) = rows_as_bytes(&floats(&matrices, weights)?, columns);
+            Ok(vec![bytes, float_bytes(&scales)])
+        });
+    }
+
+    fn float_matrix(&mut self, name: &str, matrices: Vec<(Place, Matrix)>, purpose: Use) {
+        let (rows, columns) = size(&matrices);
         let dims = match purpose {
-            Use::Table => [rows, columns],
-            Use::Product => [columns, rows],
+            Use::Table => [rows as i64, columns as i64],
+            Use::Product => [columns as i64, rows as i64],
         };
         let weights = self.weights;
         let tensors = vec![TensorSpec::new(name, DataType::Float, &dims)];
         self.graph.payload(tensors, move || {
-            let floats = matrix.floats(weights)?;
+            let floats = floats(&matrices, weights)?;
             let floats = match purpose {
                 Use::Table => floats,
-                Use::Product => transpose(&floats, matrix.columns),
+                Use::Product => transpose(&floats, columns),
             };
             Ok(vec![float_bytes(&floats)])
         });
@@ -297,15 +370,61 @@ impl<'a> Operators<'a> {
             .int("bits", format.bits())
             .int("block_size", BLOCK as i64);
         self.graph
-            .node(node.int("accuracy_level", self.accuracy_level.into()));
+            .node(node.int("accuracy_level", self.coding.accuracy_level().into()));
     }
 }
 
 /// Shape of the codes: [rows, blocks, bytes of a block].
-fn block_dims(matrix: &Matrix, format: CodeFormat) -> [i64; 3] {
+fn block_dims((rows, columns): (usize, usize), format: CodeFormat) -> [i64; 3] {
     [
-        matrix.rows() as i64,
-        (matrix.columns / BLOCK) as i64,
+        rows as i64,
+        (columns / BLOCK) as i64,
         format.block_bytes() as i64,
     ]
+}
+
+/// The format of a table that is stored in blocks.
+fn block_format(storage: Storage) -> CodeFormat {
+    match storage {
+        Storage::Blocks(format) => format,
+        Storage::Dynamic | Storage::Fp32 => CodeFormat::Int8,
+    }
+}
+
+/// Rows and columns of matrices one below the other.
+fn size<M: std::borrow::Borrow<Matrix>>(matrices: &[(Place, M)]) -> (usize, usize) {
+    let rows = matrices
+        .iter()
+        .map(|(_, matrix)| matrix.borrow().rows())
+        .sum();
+    let columns = matrices
+        .first()
+        .map_or(0, |(_, matrix)| matrix.borrow().columns);
+    (rows, columns)
+}
+
+fn floats(matrices: &[(Place, Matrix)], weights: &dyn Weights) -> Result<Vec<f32>, ForgeError> {
+    let mut all = Vec::new();
+    for (_, matrix) in matrices {
+        all.append(&mut matrix.floats(weights)?);
+    }
+    Ok(all)
+}
+
+/// Weights `[rows, columns]` as bytes `[columns, rows]`, and the step of each row: the largest weight becomes ±127.
+fn rows_as_bytes(weights: &[f32], columns: usize) -> (Vec<u8>, Vec<f32>) {
+    let rows = weights.len() / columns.max(1);
+    let mut bytes = vec![0; weights.len()];
+    let mut scales = Vec::with_capacity(rows);
+    for (row, weights) in weights.chunks_exact(columns.max(1)).enumerate() {
+        let largest = weights
+            .iter()
+            .fold(0.0_f32, |most, weight| most.max(weight.abs()));
+        let inverse = if largest == 0.0 { 0.0 } else { 127.0 / largest };
+        for (column, weight) in weights.iter().enumerate() {
+            bytes[column * rows + row] = ((weight * inverse).round() as i8).cast_unsigned();
+        }
+        scales.push(largest / 127.0);
+    }
+    (bytes, scales)
 }

@@ -15,6 +15,7 @@
 //! ```
 
 use half::f16;
+use serde::{Deserialize, Serialize};
 
 use crate::gguf::BlockFormat;
 
@@ -30,7 +31,8 @@ const INT8_ZERO: i16 = 128;
 const STEP_FACTORS: [f32; 8] = [1.0, 0.975, 0.95, 0.925, 0.9, 0.86, 0.82, 1.03];
 
 /// A block format that MatMulNBits computes with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum CodeFormat {
     /// 4 bits, zero point 8.
     Int4Symmetric,

@@ -184,12 +184,11 @@ pub(super) fn describe(
     );
     let describe = |layer| describe_layer(file, sizes, family, layer);
     Ok(DecoderSpec {
-        architecture: family.architecture,
+        architecture: family.architecture.into(),
         hidden: sizes.hidden,
         heads: sizes.heads,
         kv_heads: sizes.kv_heads,
         head_dim: sizes.head_dim,
-        feed_forward: sizes.feed_forward,
         vocab,
         context: sizes.context,
         epsilon: sizes.epsilon,

@@ -126,12 +126,11 @@ pub(super) fn describe(file: &File<'_>) -> Result<DecoderSpec, ForgeError> {
     };
     let epsilon = keys.positive(("attention.layer_norm_epsilon", "layer_norm_epsilon"))?;
     Ok(DecoderSpec {
-        architecture: "gpt2",
+        architecture: "gpt2".into(),
         hidden,
         heads: sizes.heads,
         kv_heads: sizes.heads,
         head_dim: hidden / sizes.heads,
-        feed_forward: sizes.feed_forward,
         vocab,
         context,
         epsilon: epsilon as f32,

@@ -56,12 +56,11 @@ pub(super) fn describe(file: &File<'_>) -> Result<DecoderSpec, ForgeError> {
         describe_layer(file, [hidden, feed_forward], windows[layer], &name)
     };
     Ok(DecoderSpec {
-        architecture: "gpt_neo",
+        architecture: "gpt_neo".into(),
         hidden,
         heads,
         kv_heads: heads,
         head_dim: hidden / heads,
-        feed_forward,
         vocab,
         context,
         epsilon: epsilon as f32,

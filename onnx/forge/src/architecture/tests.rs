@@ -111,7 +111,7 @@ fn gpt2_turns_its_matrices_and_gpt_neo_does_not() {
     let prefixed = decoder(&toys::gpt2("transformer."));
     assert_eq!(prefixed.embedding.parts[0].tensor, "transformer.wte.weight");
     assert_eq!(
-        (spec.norm, spec.kv_heads, spec.feed_forward),
+        (spec.norm, spec.kv_heads, spec.layers[0].feed_forward()),
         (NormKind::Layer, 2, 128)
     );
     assert_eq!(spec.layers[0].up.matrix.parts[0].order, Order::Transposed);

@@ -11,7 +11,9 @@
 
 use llmasos_kernels::pack::GROUP_ROWS;
 
-use super::{Activation, DecoderSpec, LayerSpec, Linear, NormKind, Options, Storage, tiles};
+use super::{
+    Activation, Coding, DecoderSpec, LayerPart, LayerSpec, Linear, NormKind, Place, Storage, tiles,
+};
 use crate::error::ForgeError;
 use crate::graph::{Dim, Graph, GraphBuilder, Node, TensorSpec, float_bytes};
 use crate::matrix::{Matrix, Vector};
@@ -20,18 +22,25 @@ use crate::quantize::CodeFormat;
 use crate::weights::Weights;
 
 /// Whether the fused operators can compute this model in this storage: all matrices in blocks, and sizes that fill groups.
-pub fn fused_is_possible(spec: &DecoderSpec, options: Options) -> bool {
-    formats(options).is_some()
+pub fn fused_is_possible(spec: &DecoderSpec, coding: &dyn Coding) -> bool {
+    let layers = 0..spec.layers.len();
+    let mut places = layers.flat_map(|index| LayerPart::ALL.map(|part| Place::layer(index, part)));
+    let widths = spec.layers.iter().map(LayerSpec::feed_forward);
+    format_of(coding, Place::Embedding).is_some()
+        && (spec.head.is_none() || format_of(coding, Place::Head).is_some())
+        && places.all(|place| format_of(coding, place).is_some())
         && spec.head_dim.is_multiple_of(GROUP_ROWS)
-        && spec.feed_forward.is_multiple_of(GROUP_ROWS)
+        && widths
+            .into_iter()
+            .all(|width| width.is_multiple_of(GROUP_ROWS))
         && spec.check_layer_blocks().is_ok()
         && spec.embedding.check_blocks().is_ok()
 }
 
-fn formats(options: Options) -> Option<[CodeFormat; 2]> {
-    match (options.layers, options.head) {
-        (Storage::Blocks(layers), Storage::Blocks(head)) => Some([layers, head]),
-        _ => None,
+fn format_of(coding: &dyn Coding, place: Place) -> Option<CodeFormat> {
+    match coding.storage(place).in_blocks() {
+        Storage::Blocks(format) => Some(format),
+        Storage::Dynamic | Storage::Fp32 => None,
     }
 }
 
@@ -42,18 +51,17 @@ fn formats(options: Options) -> Option<[CodeFormat; 2]> {
 pub fn fused<'a>(
     weights: &'a dyn Weights,
     spec: &DecoderSpec,
-    options: Options,
+    coding: &'a dyn Coding,
 ) -> Result<Option<Graph<'a>>, ForgeError> {
     spec.check(weights)?;
-    let Some([layers, head]) = formats(options).filter(|_| fused_is_possible(spec, options)) else {
+    if !fused_is_possible(spec, coding) {
         return Ok(None);
-    };
+    }
     let mut builder = Builder {
         spec,
         weights,
-        layers,
-        head,
-        graph: GraphBuilder::new(spec.architecture),
+        coding,
+        graph: GraphBuilder::new(&spec.architecture),
     };
     builder.build();
     Ok(Some(builder.graph.finish()?))
@@ -62,10 +70,7 @@ pub fn fused<'a>(
 struct Builder<'a, 's> {
     spec: &'s DecoderSpec,
     weights: &'a dyn Weights,
-    /// Of the layers' matrices.
-    layers: CodeFormat,
-    /// Of embedding and head.
-    head: CodeFormat,
+    coding: &'a dyn Coding,
     graph: GraphBuilder<'a>,
 }
 
@@ -109,7 +114,8 @@ impl Builder<'_, '_> {
 
     fn embedding(&mut self) {
         let spec = self.spec;
-        self.tiles("embedding.weight", vec![spec.embedding.clone()], self.head);
+        let embedding = vec![(Place::Embedding, spec.embedding.clone())];
+        self.tiles("embedding.weight", embedding);
         let mut inputs = vec!["input_ids", "embedding.weight"];
         if let Some(part) = &spec.positions {
             let (weights, table) = (self.weights, Matrix::one(spec.hidden, part.clone()));
@@ -136,18 +142,23 @@ impl Builder<'_, '_> {
         let norm = &layer.input_norm;
         inputs.push(self.vector(name("attention.norm.weight"), Some(&norm.weight)));
         inputs.push(self.vector(name("attention.norm.bias"), norm.bias.as_ref()));
-        inputs.extend(self.linear(name("attention.qkv"), &[&layer.qkv]));
+        let place = |part| Place::layer(index, part);
+        let qkv = [(place(LayerPart::Qkv), &layer.qkv)];
+        inputs.extend(self.linear(name("attention.qkv"), &qkv));
         inputs.push(self.vector(name("attention.query.norm"), layer.query_norm.as_ref()));
         inputs.push(self.vector(name("attention.key.norm"), layer.key_norm.as_ref()));
-        inputs.extend(self.linear(name("attention.output"), &[&layer.output]));
+        let output = [(place(LayerPart::Output), &layer.output)];
+        inputs.extend(self.linear(name("attention.output"), &output));
         let norm = layer.post_attention_norm.as_ref();
         inputs.push(self.vector(name("attention.post_norm"), norm));
         let norm = &layer.ffn_norm;
         inputs.push(self.vector(name("feed_forward.norm.weight"), Some(&norm.weight)));
         inputs.push(self.vector(name("feed_forward.norm.bias"), norm.bias.as_ref()));
-        let up: Vec<&Linear> = layer.gate.iter().chain([&layer.up]).collect();
+        let gate = layer.gate.iter().map(|gate| (place(LayerPart::Gate), gate));
+        let up: Vec<_> = gate.chain([(place(LayerPart::Up), &layer.up)]).collect();
         inputs.extend(self.linear(name("feed_forward.up"), &up));
-        inputs.extend(self.linear(name("feed_forward.down"), &[&layer.down]));
+        let down = [(place(LayerPart::Down), &layer.down)];
+        inputs.extend(self.linear(name("feed_forward.down"), &down));
         inputs.push(self.vector(name("feed_forward.post_norm"), layer.post_ffn_norm.as_ref()));
         let output = name("residual");
         let node = Node::llmasos("DecoderBlock", &without_tail(&inputs), &[&output])
@@ -155,7 +166,7 @@ impl Builder<'_, '_> {
             .int("heads", spec.heads as i64)
             .int("kv_heads", spec.kv_heads as i64)
             .int("head_dim", spec.head_dim as i64)
-            .int("ffn", spec.feed_forward as i64)
+            .int("ffn", layer.feed_forward() as i64)
             .float("epsilon", spec.epsilon)
             .text("norm", norm_name(spec.norm))
             .text("activation", activation_name(spec.activation))
@@ -173,7 +184,7 @@ impl Builder<'_, '_> {
         inputs.push(self.vector("final_norm.bias".into(), norm.bias.as_ref()));
         inputs.push(match &spec.head {
             None => "embedding.weight".to_string(),
-            Some(head) => self.tiles("head.weight", vec![head.clone()], self.head),
+            Some(head) => self.tiles("head.weight", vec![(Place::Head, head.clone())]),
         });
         inputs.push(self.vector("head.bias".into(), spec.head_bias.as_ref()));
         let node = Node::llmasos("Head", &without_tail(&inputs), &["logits"])
@@ -183,11 +194,15 @@ impl Builder<'_, '_> {
     }
 
     /// Registers the rows of all `linears` in turns; returns the names of matrix and bias.
-    fn linear(&mut self, name: String, linears: &[&Linear]) -> [String; 2] {
-        let matrices = linears.iter().map(|linear| linear.matrix.clone());
-        self.tiles(&name, matrices.collect(), self.layers);
-        let biases: Option<Vec<Vector>> =
-            linears.iter().map(|linear| linear.bias.clone()).collect();
+    fn linear(&mut self, name: String, linears: &[(Place, &Linear)]) -> [String; 2] {
+        let matrices = linears
+            .iter()
+            .map(|(place, linear)| (*place, linear.matrix.clone()));
+        self.tiles(&name, matrices.collect());
+        let biases: Option<Vec<Vector>> = linears
+            .iter()
+            .map(|(_, linear)| linear.bias.clone())
+            .collect();
         let Some(biases) = biases else {
             return [name, String::new()];
         };
@@ -208,15 +223,24 @@ impl Builder<'_, '_> {
         [name, bias]
     }
 
-    /// Registers a packed matrix; returns its name.
-    fn tiles(&mut self, name: &str, matrices: Vec<Matrix>, format: CodeFormat) -> String {
-        let columns = matrices.first().map_or(0, |matrix| matrix.columns);
-        let rows = matrices.iter().map(Matrix::rows).sum();
+    /// Registers a packed matrix of the rows of several in turns, in the format of the first; returns its name.
+    fn tiles(&mut self, name: &str, matrices: Vec<(Place, Matrix)>) -> String {
+        let first = matrices.first();
+        let columns = first.map_or(0, |(_, matrix)| matrix.columns);
+        let format = first
+            .and_then(|(place, _)| format_of(self.coding, *place))
+            .unwrap_or(CodeFormat::Int8);
+        let rows = matrices.iter().map(|(_, matrix)| matrix.rows()).sum();
         let dims = tiles::dims(rows, columns, format);
-        let weights = self.weights;
+        let (weights, coding) = (self.weights, self.coding);
         let tensors = vec![TensorSpec::new(name, DataType::Uint8, &dims)];
         self.graph.payload(tensors, move || {
-            Ok(vec![tiles::packed(weights, &matrices, format)?])
+            let codes = matrices
+                .iter()
+                .map(|(place, matrix)| coding.codes(*place, matrix, weights, format))
+                .collect::<Result<Vec<_>, _>>()?;
+            let rows = matrices.first().map_or(0, |(_, matrix)| matrix.rows());
+            Ok(vec![tiles::packed(&codes, (rows, columns), format)?])
         });
         name.to_string()
     }

@@ -16,7 +16,9 @@
 //!   logits = Norm(x)[last]·Eᵀ (or a head of its own)
 //! ```
 
+mod coding;
 mod fused;
+mod pieces;
 mod portable;
 mod spec;
 #[cfg(test)]
@@ -25,43 +27,34 @@ mod tiles;
 
 use serde::{Deserialize, Serialize};
 
-use crate::quantize::CodeFormat;
-
+pub use coding::{Coding, LayerPart, Options, Place, Storage};
 pub use fused::{fused, fused_is_possible};
+pub(crate) use pieces::widths as pieces_widths;
+pub use pieces::{Look, head, layer};
 pub use portable::portable;
 pub use spec::{Activation, DecoderSpec, LayerSpec, Linear, Norm, NormKind, Rotary};
 
 /// A description and a file that do not fit together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecoderError {
+    /// Two sizes of a description that do not fit each other.
+    #[error("{what}: expected {expected}, found {found}")]
+    Sizes {
+        /// Which size.
+        what: String,
+        /// By the others.
+        expected: usize,
+        /// What it is.
+        found: usize,
+    },
     /// A tensor that this graph has no place for; leaving it out would silently change the model.
     #[error("tensor {tensor} has no place in the {architecture} graph")]
     UnexpectedTensor {
         /// The tensor.
         tensor: String,
         /// The architecture.
-        architecture: &'static str,
+        architecture: String,
     },
-}
-
-/// How matrices are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Storage {
-    /// Blocks of codes.
-    Blocks(CodeFormat),
-    /// 32-bit floats.
-    Fp32,
-}
-
-/// What can be chosen about a graph.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Options {
-    /// The matrices of the layers.
-    pub layers: Storage,
-    /// Embedding and head.
-    pub head: Storage,
-    /// `accuracy_level` of MatMulNBits: 0, 1 or 4.
-    pub accuracy_level: u8,
 }
 
 /// The settings that a model folder's `llmasos.json` has of a decoder.

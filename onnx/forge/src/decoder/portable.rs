@@ -18,11 +18,13 @@
 //!   Activation    QuickGelu(α = 1) | Gelu, and Mul with the other half
 //! ```
 
-use super::{DecoderSpec, LayerSpec, Linear, Norm, NormKind, Options};
+use std::collections::BTreeSet;
+
+use super::{Coding, DecoderSpec, LayerPart, LayerSpec, Norm, NormKind, Place};
 use crate::error::ForgeError;
 use crate::graph::{Dim, Graph, GraphBuilder, Node, TensorSpec};
 use crate::matrix::{Matrix, Vector};
-use crate::operators::{Operators, Use};
+use crate::operators::Operators;
 use crate::proto::onnx::DataType;
 use crate::weights::Weights;
 
@@ -34,30 +36,37 @@ use crate::weights::Weights;
 pub fn portable<'a>(
     weights: &'a dyn Weights,
     spec: &DecoderSpec,
-    options: Options,
+    coding: &'a dyn Coding,
 ) -> Result<Graph<'a>, ForgeError> {
     spec.check(weights)?;
-    let mut builder = Builder {
-        spec,
-        options,
-        stock: Operators {
-            graph: GraphBuilder::new(spec.architecture),
-            weights,
-            accuracy_level: options.accuracy_level,
-            epsilon: spec.epsilon,
-        },
-    };
+    let mut builder = Builder::new(weights, spec, coding);
     builder.build()?;
     Ok(builder.stock.graph.finish()?)
 }
 
-struct Builder<'a, 's> {
-    spec: &'s DecoderSpec,
-    options: Options,
-    stock: Operators<'a>,
+/// A graph under construction; pieces of it are built by [`super::pieces`] too.
+pub(super) struct Builder<'a, 's> {
+    pub(super) spec: &'s DecoderSpec,
+    pub(super) stock: Operators<'a>,
 }
 
-impl Builder<'_, '_> {
+impl<'a, 's> Builder<'a, 's> {
+    pub(super) fn new(
+        weights: &'a dyn Weights,
+        spec: &'s DecoderSpec,
+        coding: &'a dyn Coding,
+    ) -> Builder<'a, 's> {
+        Builder {
+            spec,
+            stock: Operators {
+                graph: GraphBuilder::new(&spec.architecture),
+                weights,
+                coding,
+                epsilon: spec.epsilon,
+            },
+        }
+    }
+
     fn build(&mut self) -> Result<(), ForgeError> {
         self.inputs();
         self.rotary_tables();
@@ -132,7 +141,7 @@ impl Builder<'_, '_> {
     }
 
     /// cos and sin of position·frequency for each rotary embedding: f32 [context, head_dim/2] each.
-    fn rotary_tables(&mut self) {
+    pub(super) fn rotary_tables(&mut self) {
         let context = self.spec.context;
         for (index, rotary) in self.spec.rotary.iter().enumerate() {
             let dims = [context as i64, rotary.inverse_frequencies.len() as i64];
@@ -153,7 +162,7 @@ impl Builder<'_, '_> {
     }
 
     /// Constants that layers share.
-    fn shapes(&mut self) {
+    pub(super) fn shapes(&mut self) {
         let spec = self.spec;
         let (q, kv) = (spec.query_width() as i64, spec.kv_width() as i64);
         let graph = &mut self.stock.graph;
@@ -164,18 +173,19 @@ impl Builder<'_, '_> {
             graph.integers("attention.query", &[3], &[0, -1, q]);
             graph.integers("attention.key", &[3], &[0, -1, kv]);
         }
-        if spec.layers.iter().any(|layer| layer.gate.is_some()) {
-            let halves = [spec.feed_forward as i64; 2];
-            graph.integers("feed_forward.split", &[2], &halves);
+        let gated = spec.layers.iter().filter(|layer| layer.gate.is_some());
+        let widths: BTreeSet<usize> = gated.map(LayerSpec::feed_forward).collect();
+        for width in widths {
+            graph.integers(&halves(width), &[2], &[width as i64; 2]);
         }
     }
 
     /// The embedding of the ids, with its factor and positions.
     fn embedding(&mut self) -> Result<String, ForgeError> {
         let spec = self.spec;
-        let (stock, head) = (&mut self.stock, self.options.head);
-        stock.matrix("embedding.weight", &spec.embedding, head, Use::Table)?;
-        stock.lookup("embedding.weight", "input_ids", head, "embedding");
+        let stock = &mut self.stock;
+        let storage = stock.table("embedding.weight", Place::Embedding, &spec.embedding)?;
+        stock.lookup("embedding.weight", "input_ids", storage, "embedding");
         let mut value = "embedding";
         if spec.embedding_scale != 1.0 {
             let scale = [spec.embedding_scale];
@@ -188,7 +198,7 @@ impl Builder<'_, '_> {
         }
         if let Some(part) = &spec.positions {
             let table = Matrix::one(spec.hidden, part.clone());
-            stock.matrix("positions.weight", &table, super::Storage::Fp32, Use::Table)?;
+            stock.table("positions.weight", Place::Table, &table)?;
             positions(&mut stock.graph);
             let rows = ["positions.weight", "positions"];
             stock
@@ -203,16 +213,18 @@ impl Builder<'_, '_> {
         Ok(value.to_string())
     }
 
-    fn attention(
+    /// Adds what attention makes of a normed input; returns the name of the product with the output matrix, normed where the model
+    /// does so.
+    pub(super) fn attention(
         &mut self,
         index: usize,
         layer: &LayerSpec,
         input: &str,
     ) -> Result<String, ForgeError> {
         let value = |name: &str| format!("layers.{index}.attention.{name}");
-        let qkv = self
-            .stock
-            .linear(&value("qkv"), input, &layer.qkv, self.options.layers)?;
+        let place = |part| Place::layer(index, part);
+        let qkv = [(place(LayerPart::Qkv), &layer.qkv)];
+        let qkv = self.stock.linear(&value("qkv"), input, &qkv)?;
         let [query, key, values] = self.head_norms(&value, layer, qkv);
         let (past, present) = (
             ["key", "value"].map(|kind| format!("past_key_values.{index}.{kind}")),
@@ -224,7 +236,7 @@ impl Builder<'_, '_> {
         let mut inputs = vec![query.as_str(), &key, &values, &past[0], &past[1]];
         inputs.extend(["seqlens_k", "total_sequence_length"]);
         inputs.extend(tables.iter().flatten().map(String::as_str));
-        let heads = value("heads");
+        let heads = heads_value(index);
         let outputs = [heads.as_str(), &present[0], &present[1]];
         let mut node = Node::microsoft("GroupQueryAttention", &inputs, &outputs)
             .int("num_heads", self.spec.heads as i64)
@@ -236,9 +248,8 @@ impl Builder<'_, '_> {
             node = node.int("local_window_size", window as i64);
         }
         self.stock.graph.node(node);
-        let delta =
-            self.stock
-                .linear(&value("output"), &heads, &layer.output, self.options.layers)?;
+        let output = [(place(LayerPart::Output), &layer.output)];
+        let delta = self.stock.linear(&value("output"), &heads, &output)?;
         Ok(self.post_norm(
             &value("post_norm"),
             delta,
@@ -284,26 +295,30 @@ impl Builder<'_, '_> {
         ]
     }
 
-    fn feed_forward(
+    /// The same for the feed-forward part.
+    pub(super) fn feed_forward(
         &mut self,
         index: usize,
         layer: &LayerSpec,
         input: &str,
     ) -> Result<String, ForgeError> {
         let value = |name: &str| format!("layers.{index}.feed_forward.{name}");
-        let storage = self.options.layers;
+        let place = |part| Place::layer(index, part);
+        let up = (place(LayerPart::Up), &layer.up);
         let inner = match &layer.gate {
             None => {
-                let up = self.stock.linear(&value("up"), input, &layer.up, storage)?;
+                let up = self.stock.linear(&value("up"), input, &[up])?;
                 self.activation(&up, value("active"))
             }
             Some(gate) => {
-                let both = join(gate, &layer.up);
-                let both = self
-                    .stock
-                    .linear(&value("gate_up"), input, &both, storage)?;
+                let both = [(place(LayerPart::Gate), gate), up];
+                let both = self.stock.linear(&value("gate_up"), input, &both)?;
                 let (gate, up, product) = (value("gate"), value("up"), value("product"));
-                let split = Node::new("Split", &[&both, "feed_forward.split"], &[&gate, &up]);
+                let split = Node::new(
+                    "Split",
+                    &[&both, &halves(layer.feed_forward())],
+                    &[&gate, &up],
+                );
                 self.stock.graph.node(split.int("axis", -1));
                 let active = self.activation(&gate, value("active"));
                 let multiply = Node::new("Mul", &[&active, &up], &[&product]);
@@ -311,9 +326,8 @@ impl Builder<'_, '_> {
                 product
             }
         };
-        let delta = self
-            .stock
-            .linear(&value("down"), &inner, &layer.down, storage)?;
+        let down = [(place(LayerPart::Down), &layer.down)];
+        let delta = self.stock.linear(&value("down"), &inner, &down)?;
         Ok(self.post_norm(&value("post_norm"), delta, layer.post_ffn_norm.as_ref()))
     }
 
@@ -337,13 +351,15 @@ impl Builder<'_, '_> {
 
     /// Logits of the last position.
     fn head(&mut self, input: &str) -> Result<(), ForgeError> {
-        let (spec, storage) = (self.spec, self.options.head);
-        let table = match &spec.head {
-            None => "embedding.weight",
+        let spec = self.spec;
+        let (table, storage) = match &spec.head {
+            None => {
+                let storage = self.stock.coding.storage(Place::Embedding).in_blocks();
+                ("embedding.weight", storage)
+            }
             Some(head) => {
-                self.stock
-                    .matrix("head.weight", head, storage, Use::Table)?;
-                "head.weight"
+                let storage = self.stock.table("head.weight", Place::Head, head)?;
+                ("head.weight", storage)
             }
         };
         let bias = spec.head_bias.as_ref().map(|bias| {
@@ -357,23 +373,24 @@ impl Builder<'_, '_> {
     }
 }
 
-/// Rows of both, the first's above the second's.
-fn join(first: &Linear, second: &Linear) -> Linear {
-    let parts = [&first.matrix, &second.matrix].map(|matrix| matrix.parts.clone());
-    let bias = match (&first.bias, &second.bias) {
-        (Some(first), Some(second)) => Some(Vector {
-            parts: [first.parts.clone(), second.parts.clone()].concat(),
-            plus: first.plus,
-        }),
-        _ => None,
+/// Name of what attention gives to the output matrix.
+pub(super) fn heads_value(index: usize) -> String {
+    format!("layers.{index}.attention.heads")
+}
+
+/// Name of what the feed-forward part gives to its last matrix.
+pub(super) fn inner_value(index: usize, layer: &LayerSpec) -> String {
+    let name = if layer.gate.is_some() {
+        "product"
+    } else {
+        "active"
     };
-    Linear {
-        matrix: Matrix {
-            columns: first.matrix.columns,
-            parts: parts.concat(),
-        },
-        bias,
-    }
+    format!("layers.{index}.feed_forward.{name}")
+}
+
+/// Name of the constant that halves a gated product.
+fn halves(width: usize) -> String {
+    format!("feed_forward.split.{width}")
 }
 
 /// i64 [S] of total − S … total − 1.

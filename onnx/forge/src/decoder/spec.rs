@@ -3,15 +3,18 @@
 //! An architecture reads its configuration and fills in a description; the graph writers know descriptions and no architecture.
 //! What a family does not have is absent (`None`), so that a writer leaves it out.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-use super::DecoderError;
+use serde::{Deserialize, Serialize};
+
+use super::{DecoderError, LayerPart};
 use crate::error::ForgeError;
 use crate::matrix::{Matrix, Part, Vector};
 use crate::weights::Weights;
 
 /// How a norm works.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NormKind {
     /// x / √(mean(x²) + ε) · w (Zhang and Sennrich 2019, equation 4).
     Rms,
@@ -20,7 +23,7 @@ pub enum NormKind {
 }
 
 /// The nonlinearity of the feed-forward part.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Activation {
     /// x·σ(x).
     Silu,
@@ -31,7 +34,7 @@ pub enum Activation {
 }
 
 /// The constants of a norm.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Norm {
     /// w.
     pub weight: Vector,
@@ -40,7 +43,7 @@ pub struct Norm {
 }
 
 /// A matrix and the bias that is added to its product.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Linear {
     /// [outputs, inputs].
     pub matrix: Matrix,
@@ -49,14 +52,14 @@ pub struct Linear {
 }
 
 /// Frequencies of a rotary embedding: at position p the pair (i, i + d/2) turns by p·f\[i\] (Su et al. 2021).
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Rotary {
     /// f, [head_dim / 2].
     pub inverse_frequencies: Vec<f64>,
 }
 
 /// One layer.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LayerSpec {
     /// Norm before attention.
     pub input_norm: Norm,
@@ -89,10 +92,10 @@ pub struct LayerSpec {
 }
 
 /// A whole model.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DecoderSpec {
     /// Name of the architecture, as GGUF has it.
-    pub architecture: &'static str,
+    pub architecture: Cow<'static, str>,
     /// Width of the residual stream.
     pub hidden: usize,
     /// Query heads.
@@ -101,8 +104,6 @@ pub struct DecoderSpec {
     pub kv_heads: usize,
     /// Width of a head; even.
     pub head_dim: usize,
-    /// Width inside the feed-forward part.
-    pub feed_forward: usize,
     /// Rows of the embedding.
     pub vocab: usize,
     /// Longest context in tokens.
@@ -170,9 +171,67 @@ impl DecoderSpec {
             None => Ok(()),
             Some(tensor) => Err(DecoderError::UnexpectedTensor {
                 tensor: tensor.to_string(),
-                architecture: self.architecture,
+                architecture: self.architecture.to_string(),
             }
             .into()),
+        }
+    }
+
+    /// Checks that the sizes of a description that was read from a file fit each other.
+    ///
+    /// # Errors
+    /// [`DecoderError::Sizes`] for the first that does not.
+    pub fn check_sizes(&self) -> Result<(), DecoderError> {
+        let (width, hidden) = (self.query_width(), self.hidden);
+        let qkv = width + 2 * self.kv_width();
+        let heads = self.heads.checked_rem(self.kv_heads).map(|_| self.heads);
+        let per_key = self.heads.checked_div(self.kv_heads).unwrap_or(0);
+        let mut sizes = vec![
+            (
+                "heads".to_string(),
+                per_key * self.kv_heads,
+                heads.unwrap_or(1),
+            ),
+            ("embedding rows".into(), self.vocab, self.embedding.rows()),
+            ("embedding columns".into(), hidden, self.embedding.columns),
+            ("head rows".into(), self.vocab, self.head_matrix().rows()),
+            ("head columns".into(), hidden, self.head_matrix().columns),
+            ("final norm".into(), hidden, self.final_norm.weight.length()),
+        ];
+        for (index, layer) in self.layers.iter().enumerate() {
+            let inner = layer.feed_forward();
+            for (part, rows, columns) in [
+                (LayerPart::Qkv, qkv, hidden),
+                (LayerPart::Output, hidden, width),
+                (LayerPart::Gate, inner, hidden),
+                (LayerPart::Up, inner, hidden),
+                (LayerPart::Down, hidden, inner),
+            ] {
+                let Some(linear) = layer.linear(part) else {
+                    continue;
+                };
+                let name = |what: &str| format!("layer {index} {part:?} {what}");
+                sizes.push((name("rows"), rows, linear.matrix.rows()));
+                sizes.push((name("columns"), columns, linear.matrix.columns));
+                if let Some(bias) = &linear.bias {
+                    sizes.push((name("bias"), rows, bias.length()));
+                }
+            }
+            for (name, norm) in [("input", &layer.input_norm), ("ffn", &layer.ffn_norm)] {
+                let name = format!("layer {index} {name} norm");
+                sizes.push((name, hidden, norm.weight.length()));
+            }
+        }
+        match sizes
+            .into_iter()
+            .find(|(_, expected, found)| expected != found)
+        {
+            None => Ok(()),
+            Some((what, expected, found)) => Err(DecoderError::Sizes {
+                what,
+                expected,
+                found,
+            }),
         }
     }
 
@@ -220,6 +279,22 @@ impl DecoderSpec {
 }
 
 impl LayerSpec {
+    /// Width inside the feed-forward part: layers may have lost neurons.
+    pub fn feed_forward(&self) -> usize {
+        self.down.matrix.columns
+    }
+
+    /// The matrix of a part.
+    pub fn linear(&self, part: LayerPart) -> Option<&Linear> {
+        match part {
+            LayerPart::Qkv => Some(&self.qkv),
+            LayerPart::Output => Some(&self.output),
+            LayerPart::Gate => self.gate.as_ref(),
+            LayerPart::Up => Some(&self.up),
+            LayerPart::Down => Some(&self.down),
+        }
+    }
+
     fn linears(&self) -> impl Iterator<Item = &Linear> {
         [&self.qkv, &self.output, &self.up, &self.down]
             .into_iter()

@@ -103,11 +103,11 @@ fn spec((config, toy): &Checkpoint) -> DecoderSpec {
 }
 
 fn made_portable(checkpoint: &Checkpoint, options: Options) -> Result<Made, ForgeError> {
-    Made::of(portable(&checkpoint.1, &spec(checkpoint), options)?)
+    Made::of(portable(&checkpoint.1, &spec(checkpoint), &options)?)
 }
 
 fn made_fused(checkpoint: &Checkpoint, options: Options) -> Option<Made> {
-    let graph = fused(&checkpoint.1, &spec(checkpoint), options).unwrap();
+    let graph = fused(&checkpoint.1, &spec(checkpoint), &options).unwrap();
     graph.map(|graph| Made::of(graph).unwrap())
 }
 
@@ -228,7 +228,7 @@ fn query_and_key_rows_of_a_gguf_are_put_back() {
     let Model::Decoder(spec) = from_gguf(&gguf).unwrap() else {
         panic!("a decoder")
     };
-    let made = Made::of(portable(&gguf, &spec, FP32).unwrap()).unwrap();
+    let made = Made::of(portable(&gguf, &spec, &FP32).unwrap()).unwrap();
     let packed = transpose(&made.floats("layers.0.attention.qkv"), 64);
     let row = |index: usize| packed[index * 32..(index + 1) * 32].to_vec();
     let source = |index: usize| counted(32 * 32)[index * 32..(index + 1) * 32].to_vec();

@@ -10,9 +10,7 @@
 use llmasos_kernels::pack::{Format, GROUP_ROWS, Unpacked, pack};
 
 use crate::error::ForgeError;
-use crate::matrix::Matrix;
 use crate::quantize::{BLOCK, CodeFormat, Codes};
-use crate::weights::Weights;
 
 /// Codes unpacked at once.
 const PIECE_CODES: usize = 4 << 20;
@@ -32,23 +30,15 @@ pub(super) fn dims(rows: usize, columns: usize, format: CodeFormat) -> [i64; 2] 
     [rows.div_ceil(GROUP_ROWS) as i64, group_bytes as i64]
 }
 
-/// Packs the rows of all `matrices`, which have as many of them: of one, in order; of several, in turns of 16.
+/// Packs the codes of several matrices of `rows` and `columns` each: of one, in order; of several, in turns of 16 rows.
 ///
 /// # Errors
-/// As [`Weights::rows`], and [`ForgeError::Pack`].
+/// [`ForgeError::Pack`].
 pub(super) fn packed(
-    weights: &dyn Weights,
-    matrices: &[Matrix],
+    matrices: &[Codes],
+    (rows, columns): (usize, usize),
     format: CodeFormat,
 ) -> Result<Vec<u8>, ForgeError> {
-    let Some(first) = matrices.first() else {
-        return Ok(Vec::new());
-    };
-    let (rows, columns) = (first.rows(), first.columns);
-    let codes = matrices
-        .iter()
-        .map(|matrix| matrix.codes(weights, format))
-        .collect::<Result<Vec<Codes>, ForgeError>>()?;
     let [groups, group_bytes] = dims(rows, columns, format);
     let mut out = Vec::with_capacity(groups as usize * matrices.len() * group_bytes as usize);
     let step = if matrices.len() == 1 {
@@ -58,7 +48,7 @@ pub(super) fn packed(
     };
     for start in (0..rows).step_by(step) {
         let piece = start..(start + step).min(rows);
-        for codes in &codes {
+        for codes in matrices {
             out.append(&mut pack_rows(codes, piece.clone(), columns, format)?);
         }
     }
@@ -124,7 +114,7 @@ mod tests {
     use super::*;
     use crate::gguf::Gguf;
     use crate::gguf::sample::Sample;
-    use crate::matrix::Part;
+    use crate::matrix::{Matrix, Part};
 
     #[test]
     fn rows_of_two_matrices_take_turns() {
@@ -145,16 +135,20 @@ mod tests {
             .floats("second", &[32, 8], &alternate[32 * 32..])
             .bytes(0);
         let gguf = Gguf::parse(&bytes).unwrap();
-        let matrix = |name: &str, rows| Matrix::one(32, Part::stored(name, rows));
+        let codes = |name: &str, rows, format| {
+            let matrix = Matrix::one(32, Part::stored(name, rows));
+            matrix.codes(&gguf, format).unwrap()
+        };
         for format in [
             CodeFormat::Int4Symmetric,
             CodeFormat::Int4,
             CodeFormat::Int8,
         ] {
-            let both = packed(&gguf, &[matrix("gate", 20), matrix("up", 20)], format).unwrap();
+            let both = [codes("gate", 20, format), codes("up", 20, format)];
+            let both = packed(&both, (20, 32), format).unwrap();
             let group = format_of(format).group_bytes(32);
             assert_eq!(both.len(), 4 * group, "{format:?}: two groups of each");
-            let first = packed(&gguf, &[matrix("first", 32)], format).unwrap();
+            let first = packed(&[codes("first", 32, format)], (32, 32), format).unwrap();
             assert_eq!(both[..2 * group], first, "{format:?}");
             assert_eq!(dims(20, 32, format), [2, group as i64]);
         }

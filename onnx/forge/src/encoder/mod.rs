@@ -130,7 +130,7 @@ impl EncoderSpec {
             None => Ok(()),
             Some(tensor) => Err(DecoderError::UnexpectedTensor {
                 tensor: tensor.to_string(),
-                architecture: self.architecture,
+                architecture: self.architecture.to_string(),
             }
             .into()),
         }

@@ -1,10 +1,10 @@
 //! The graph of an encoder, operator by operator, in the order of the picture in [`super`].
 
 use super::{EncoderLayer, EncoderSpec};
-use crate::decoder::{NormKind, Options, Storage};
+use crate::decoder::{Coding, LayerPart, NormKind, Place};
 use crate::error::ForgeError;
 use crate::graph::{Dim, Graph, GraphBuilder, Node};
-use crate::operators::{Operators, Use};
+use crate::operators::Operators;
 use crate::proto::onnx::DataType;
 use crate::weights::Weights;
 
@@ -16,19 +16,19 @@ use crate::weights::Weights;
 pub fn portable<'a>(
     weights: &'a dyn Weights,
     spec: &EncoderSpec,
-    options: Options,
+    coding: &'a dyn Coding,
 ) -> Result<Graph<'a>, ForgeError> {
     spec.check(weights)?;
     let mut stock = Operators {
         graph: GraphBuilder::new(spec.architecture),
         weights,
-        accuracy_level: options.accuracy_level,
+        coding,
         epsilon: spec.epsilon,
     };
     inputs(&mut stock.graph, spec);
-    let mut value = embedding(&mut stock, spec, options.head)?;
+    let mut value = embedding(&mut stock, spec)?;
     for (index, layer) in spec.layers.iter().enumerate() {
-        value = encode(&mut stock, spec, options.layers, (index, layer), &value)?;
+        value = encode(&mut stock, spec, (index, layer), &value)?;
     }
     let outputs = ["last_hidden_state"];
     stock.graph.node(Node::new("Identity", &[&value], &outputs));
@@ -49,19 +49,10 @@ fn inputs(graph: &mut GraphBuilder<'_>, spec: &EncoderSpec) {
 }
 
 /// The normed sum of word, position and kind.
-fn embedding(
-    stock: &mut Operators<'_>,
-    spec: &EncoderSpec,
-    storage: Storage,
-) -> Result<String, ForgeError> {
-    stock.matrix("embedding.weight", &spec.embedding, storage, Use::Table)?;
-    stock.matrix(
-        "positions.weight",
-        &spec.positions,
-        Storage::Fp32,
-        Use::Table,
-    )?;
-    stock.matrix("types.weight", &spec.token_types, Storage::Fp32, Use::Table)?;
+fn embedding(stock: &mut Operators<'_>, spec: &EncoderSpec) -> Result<String, ForgeError> {
+    let storage = stock.table("embedding.weight", Place::Embedding, &spec.embedding)?;
+    stock.table("positions.weight", Place::Table, &spec.positions)?;
+    stock.table("types.weight", Place::Table, &spec.token_types)?;
     stock.lookup("embedding.weight", "input_ids", storage, "embedding.words");
     let graph = &mut stock.graph;
     graph.integers("positions.axis", &[1], &[1]);
@@ -89,12 +80,16 @@ fn embedding(
 fn encode(
     stock: &mut Operators<'_>,
     spec: &EncoderSpec,
-    storage: Storage,
     (index, layer): (usize, &EncoderLayer),
     input: &str,
 ) -> Result<String, ForgeError> {
     let value = |name: &str| format!("layers.{index}.{name}");
-    let qkv = stock.linear(&value("attention.qkv"), input, &layer.qkv, storage)?;
+    let place = |part| Place::layer(index, part);
+    let qkv = stock.linear(
+        &value("attention.qkv"),
+        input,
+        &[(place(LayerPart::Qkv), &layer.qkv)],
+    )?;
     let parts = ["query", "key", "value"].map(|name| value(&format!("attention.{name}")));
     let outputs = parts.each_ref().map(String::as_str);
     let split = Node::new("Split", &[&qkv, "attention.split"], &outputs);
@@ -106,14 +101,26 @@ fn encode(
     stock
         .graph
         .node(attention.int("num_heads", spec.heads as i64));
-    let delta = stock.linear(&value("attention.output"), &heads, &layer.output, storage)?;
+    let delta = stock.linear(
+        &value("attention.output"),
+        &heads,
+        &[(place(LayerPart::Output), &layer.output)],
+    )?;
     let name = value("attention.norm");
     let sum = [input, delta.as_str()];
     let middle = stock.skip_norm(NormKind::Layer, &name, sum, &layer.attention_norm, None);
-    let up = stock.linear(&value("feed_forward.up"), &middle, &layer.up, storage)?;
+    let up = stock.linear(
+        &value("feed_forward.up"),
+        &middle,
+        &[(place(LayerPart::Up), &layer.up)],
+    )?;
     let active = value("feed_forward.active");
     stock.activation(spec.activation, &up, &active);
-    let delta = stock.linear(&value("feed_forward.down"), &active, &layer.down, storage)?;
+    let delta = stock.linear(
+        &value("feed_forward.down"),
+        &active,
+        &[(place(LayerPart::Down), &layer.down)],
+    )?;
     let name = value("feed_forward.norm");
     let sum = [middle.as_str(), &delta];
     Ok(stock.skip_norm(NormKind::Layer, &name, sum, &layer.ffn_norm, None))

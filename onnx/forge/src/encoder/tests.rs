@@ -33,7 +33,7 @@ fn an_encoder_has_the_shape_of_the_picture() {
             head: layers,
             accuracy_level: 4,
         };
-        let graph = portable(&toy, &spec, options).unwrap();
+        let graph = portable(&toy, &spec, &options).unwrap();
         let layer = [
             product,
             &["Split", "MultiHeadAttention"],

@@ -19,7 +19,7 @@ use serde::Deserialize;
 
 use crate::gguf::BlockFormat;
 
-pub use shards::Checkpoint;
+pub use shards::Shards;
 
 /// Longest header; published files of 1,000 tensors have about 100 KB.
 pub const MAX_HEADER_BYTES: u64 = 16 << 20;

@@ -1,4 +1,4 @@
-//! A checkpoint: one safetensors file, or several with an index that says which tensor stands in which.
+//! The weights of a checkpoint: one safetensors file, or several with an index that says which tensor stands in which.
 //!
 //! ```text
 //!   model.safetensors
@@ -40,19 +40,19 @@ struct Shard {
 
 /// The tensors of all shards.
 #[derive(Debug)]
-pub struct Checkpoint {
+pub struct Shards {
     shards: Vec<Shard>,
     /// By name: number of the shard, and the place in it.
     tensors: BTreeMap<String, (usize, TensorInfo)>,
 }
 
-impl Checkpoint {
+impl Shards {
     /// Opens the weights among the files of a folder, given by name.
     ///
     /// # Errors
     /// [`ForgeError::Sources`] if there is neither a single file nor an index, [`ForgeError::In`] around a
     /// [`SafetensorsError`] of one file, [`ForgeError::Io`].
-    pub fn open(files: &BTreeMap<String, PathBuf>) -> Result<Checkpoint, ForgeError> {
+    pub fn open(files: &BTreeMap<String, PathBuf>) -> Result<Shards, ForgeError> {
         let (index, names) = match (files.get(SINGLE), files.get(INDEX)) {
             (Some(_), _) => (None, vec![SINGLE.to_string()]),
             (None, Some(path)) => {
@@ -71,7 +71,7 @@ impl Checkpoint {
                 });
             }
         };
-        let mut checkpoint = Checkpoint {
+        let mut checkpoint = Shards {
             shards: Vec::new(),
             tensors: BTreeMap::new(),
         };
@@ -140,7 +140,7 @@ impl Checkpoint {
     }
 }
 
-impl Weights for Checkpoint {
+impl Weights for Shards {
     fn names(&self) -> Vec<&str> {
         self.tensors.keys().map(String::as_str).collect()
     }

@@ -14,14 +14,14 @@ use crate::weights::Weights;
 fn open(
     dir: &std::path::Path,
     files: &[(&str, Vec<u8>)],
-) -> Result<Checkpoint, crate::error::ForgeError> {
+) -> Result<Shards, crate::error::ForgeError> {
     let mut paths: BTreeMap<String, PathBuf> = BTreeMap::new();
     for (name, bytes) in files {
         let path = dir.join(name);
         std::fs::write(&path, bytes).unwrap();
         paths.insert(name.to_string(), path);
     }
-    Checkpoint::open(&paths)
+    Shards::open(&paths)
 }
 
 #[test]

@@ -1,0 +1,154 @@
+//! Pieces of a decoder as graphs of their own: one layer, or the head. Whoever looks into a model, or changes it layer by layer,
+//! runs these one after the other, so that a model of any size needs the memory of one layer.
+//!
+//! ```text
+//!   layer l   hidden_in f32[1,S,D] · seqlens_k i32[1] = S−1 · total_sequence_length i32 = S ─► hidden_out f32[1,S,D]
+//!             inputs of its matrices: as they are     qkv|output|up|down.input f32[1,S,K]
+//!                                     or their Gram   qkv|output|up|down.gram  f32[1,K,K] = Σ_s x_s·x_sᵀ
+//!   head      hidden_in f32[1,S,D] ─► logits f32[1,S,V], the final norm before
+//! ```
+
+use super::portable::{Builder, heads_value, inner_value};
+use super::{Coding, DecoderSpec, LayerSpec, Place};
+use crate::error::ForgeError;
+use crate::graph::{Dim, Graph, Node, TensorSpec};
+use crate::proto::onnx::DataType;
+use crate::weights::Weights;
+
+/// What is seen of the inputs of a layer's matrices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// Nothing.
+    Away,
+    /// All of them, a row for each token.
+    Inputs,
+    /// The sums of their products, which is all that a quadratic error needs: xᵀx over the tokens.
+    Gram,
+}
+
+/// Names of the four different inputs, in the order of computation; gate and up read the same.
+const INPUTS: [&str; 4] = ["qkv", "output", "up", "down"];
+
+/// The graph of layer `index`. Weights are read when the graph is written.
+///
+/// # Errors
+/// As [`super::portable`].
+pub fn layer<'a>(
+    weights: &'a dyn Weights,
+    spec: &DecoderSpec,
+    index: usize,
+    coding: &'a dyn Coding,
+    look: Look,
+) -> Result<Graph<'a>, ForgeError> {
+    let mut builder = Builder::new(weights, spec, coding);
+    inputs(&mut builder, index);
+    builder.rotary_tables();
+    builder.shapes();
+    let layer = &spec.layers[index];
+    let name = format!("layers.{index}.attention.norm");
+    let normed = builder
+        .stock
+        .norm(spec.norm, &name, "hidden_in", &layer.input_norm);
+    let attention = builder.attention(index, layer, &normed)?;
+    let sum = format!("layers.{index}.attention.residual");
+    let name = format!("layers.{index}.feed_forward.norm");
+    let both = ["hidden_in", attention.as_str()];
+    let between = builder
+        .stock
+        .skip_norm(spec.norm, &name, both, &layer.ffn_norm, Some(&sum));
+    let delta = builder.feed_forward(index, layer, &between)?;
+    let graph = &mut builder.stock.graph;
+    graph.node(Node::new("Add", &[&sum, &delta], &["hidden_out"]));
+    let stream = [Dim::Fixed(1), Dim::Named("sequence"), hidden(spec)];
+    graph.output("hidden_out", DataType::Float, &stream);
+    let seen = [
+        normed,
+        heads_value(index),
+        between,
+        inner_value(index, layer),
+    ];
+    for ((name, value), width) in INPUTS.iter().zip(&seen).zip(widths(spec, layer)) {
+        show(&mut builder, look, (name, value), width);
+    }
+    Ok(builder.stock.graph.finish()?)
+}
+
+/// The graph of the final norm and the output head, for all positions.
+///
+/// # Errors
+/// As [`super::portable`].
+pub fn head<'a>(
+    weights: &'a dyn Weights,
+    spec: &DecoderSpec,
+    coding: &'a dyn Coding,
+) -> Result<Graph<'a>, ForgeError> {
+    let mut builder = Builder::new(weights, spec, coding);
+    let place = match &spec.head {
+        None => Place::Embedding,
+        Some(_) => Place::Head,
+    };
+    let stream = [Dim::Fixed(1), Dim::Named("sequence"), hidden(spec)];
+    let scores = [stream[0], stream[1], Dim::Fixed(spec.vocab as i64)];
+    let stock = &mut builder.stock;
+    stock.graph.input("hidden_in", DataType::Float, &stream);
+    stock.graph.output("logits", DataType::Float, &scores);
+    let normed = stock.norm(spec.norm, "final_norm", "hidden_in", &spec.final_norm);
+    let linear = super::Linear {
+        matrix: spec.head_matrix().clone(),
+        bias: spec.head_bias.clone(),
+    };
+    let product = stock.linear("head", &normed, &[(place, &linear)])?;
+    let output = Node::new("Identity", &[&product], &["logits"]);
+    stock.graph.node(output);
+    Ok(builder.stock.graph.finish()?)
+}
+
+fn hidden(spec: &DecoderSpec) -> Dim<'static> {
+    Dim::Fixed(spec.hidden as i64)
+}
+
+/// Widths of the four inputs of a layer's matrices.
+pub(crate) fn widths(spec: &DecoderSpec, layer: &LayerSpec) -> [usize; 4] {
+    [
+        spec.hidden,
+        spec.query_width(),
+        spec.hidden,
+        layer.feed_forward(),
+    ]
+}
+
+/// Inputs of a layer; it has no past.
+fn inputs(builder: &mut Builder<'_, '_>, index: usize) {
+    let spec = builder.spec;
+    let graph = &mut builder.stock.graph;
+    let stream = [Dim::Fixed(1), Dim::Named("sequence"), hidden(spec)];
+    graph.input("hidden_in", DataType::Float, &stream);
+    graph.input("seqlens_k", DataType::Int32, &[Dim::Fixed(1)]);
+    graph.input("total_sequence_length", DataType::Int32, &[]);
+    let none = [1, spec.kv_heads as i64, 0, spec.head_dim as i64];
+    for kind in ["key", "value"] {
+        let name = format!("past_key_values.{index}.{kind}");
+        let tensors = vec![TensorSpec::new(name, DataType::Float, &none)];
+        graph.payload(tensors, || Ok(vec![Vec::new()]));
+    }
+}
+
+fn show(builder: &mut Builder<'_, '_>, look: Look, (name, value): (&str, &str), width: usize) {
+    let graph = &mut builder.stock.graph;
+    let width = Dim::Fixed(width as i64);
+    match look {
+        Look::Away => {}
+        Look::Inputs => {
+            let output = format!("{name}.input");
+            let shape = [Dim::Fixed(1), Dim::Named("sequence"), width];
+            graph.output(&output, DataType::Float, &shape);
+            graph.node(Node::new("Identity", &[value], &[&output]));
+        }
+        Look::Gram => {
+            let output = format!("{name}.gram");
+            graph.output(&output, DataType::Float, &[Dim::Fixed(1), width, width]);
+            let node = Node::microsoft("FusedMatMul", &[value, value], &[&output]);
+            graph.node(node.int("transA", 1).int("transB", 0));
+        }
+    }
+}

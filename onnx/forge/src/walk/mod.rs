@@ -1,0 +1,358 @@
+//! Walks through a decoder layer by layer on ONNX Runtime: hidden states in, hidden states out, and a look at what each matrix
+//! reads.
+//!
+//! Calibration, pruning and evaluation need more of a model than its answers. Running one layer for all texts before the next
+//! takes the memory of one layer and of the hidden states (`tokens × hidden × 4` bytes), whatever the size of the model; and a
+//! layer can be changed between being looked at and being walked through.
+//!
+//! ```text
+//!   texts ─ embed ─► hidden states ─ layer 0 ─► … ─ layer l ─► … ─ head ─► scores, some rows at a time
+//!                                       └ inputs of its matrices, or their Gram matrices Σ x·xᵀ
+//! ```
+
+#[cfg(test)]
+pub(crate) mod tests;
+
+use std::path::{Path, PathBuf};
+
+use llmasos_engine::Runtime;
+use llmasos_engine::session::{
+    Dim, Feed, Kind, Session, SessionSpec, TensorSpec as Wanted, Threads,
+};
+
+use crate::decoder::{self, Coding, DecoderSpec, LayerPart, Look, pieces_widths};
+use crate::error::ForgeError;
+use crate::graph::Graph;
+use crate::weights::Weights;
+use crate::writer::write_model;
+
+/// Rows of scores made at once: 64 rows of 262,144 scores are 64 MiB.
+pub const SCORED_ROWS: usize = 64;
+/// Longest text in tokens.
+pub const MAX_TEXT_TOKENS: usize = 8192;
+
+/// Sum of the outer products of a matrix' inputs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Gram {
+    /// Inputs.
+    pub width: usize,
+    /// `[width, width]`, symmetric: Σ x·xᵀ.
+    pub sum: Vec<f64>,
+    /// Rows that were summed.
+    pub rows: u64,
+}
+
+impl Gram {
+    fn new(width: usize) -> Gram {
+        Gram {
+            width,
+            sum: vec![0.0; width * width],
+            rows: 0,
+        }
+    }
+
+    fn add(&mut self, products: &[f32], rows: usize) {
+        for (sum, product) in self.sum.iter_mut().zip(products) {
+            *sum += f64::from(*product);
+        }
+        self.rows += rows as u64;
+    }
+}
+
+/// Those of a layer's matrices.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Grams {
+    /// Of the input of query, key and value.
+    pub qkv: Gram,
+    /// Of what attention gives.
+    pub output: Gram,
+    /// Of the input of gate and up.
+    pub up: Gram,
+    /// Of the inner width of the feed-forward part.
+    pub down: Gram,
+}
+
+impl Grams {
+    fn new([qkv, output, up, down]: [usize; 4]) -> Grams {
+        Grams {
+            qkv: Gram::new(qkv),
+            output: Gram::new(output),
+            up: Gram::new(up),
+            down: Gram::new(down),
+        }
+    }
+
+    /// That of the matrix of a part.
+    pub fn of(&self, part: LayerPart) -> &Gram {
+        match part {
+            LayerPart::Qkv => &self.qkv,
+            LayerPart::Output => &self.output,
+            LayerPart::Gate | LayerPart::Up => &self.up,
+            LayerPart::Down => &self.down,
+        }
+    }
+}
+
+/// What the matrices of a layer read for one text; each `[tokens, width]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Inputs<'a> {
+    /// Which text.
+    pub text: usize,
+    /// Its tokens.
+    pub rows: usize,
+    /// Of query, key and value.
+    pub qkv: &'a [f32],
+    /// What attention gives.
+    pub output: &'a [f32],
+    /// Of gate and up.
+    pub up: &'a [f32],
+    /// Inner width of the feed-forward part.
+    pub down: &'a [f32],
+}
+
+/// Hears the scores of a position.
+pub type Hear<'h> = &'h mut dyn FnMut(usize, &[f32]) -> Result<(), ForgeError>;
+
+/// Hears of a text, its rows, and the inputs of a layer's matrices.
+type Seen<'h> = &'h mut dyn FnMut(usize, usize, [&[f32]; 4]) -> Result<(), ForgeError>;
+
+/// A model to walk through.
+pub struct Walk<'a> {
+    runtime: &'a Runtime,
+    spec: &'a DecoderSpec,
+    weights: &'a dyn Weights,
+    coding: &'a dyn Coding,
+    /// Where graphs stand while they run.
+    scratch: PathBuf,
+}
+
+impl<'a> Walk<'a> {
+    /// A model whose matrices are computed as `coding` stores them: [`decoder::Options::FP32`] for the float reference. Graphs are written into
+    /// `scratch`, an existing folder, one after the other under the same name.
+    pub fn new(
+        runtime: &'a Runtime,
+        (spec, weights): (&'a DecoderSpec, &'a dyn Weights),
+        coding: &'a dyn Coding,
+        scratch: &Path,
+    ) -> Walk<'a> {
+        Walk {
+            runtime,
+            spec,
+            weights,
+            coding,
+            scratch: scratch.to_path_buf(),
+        }
+    }
+
+    /// Vectors of a text's tokens, `[tokens, hidden]`.
+    ///
+    /// # Errors
+    /// [`ForgeError::Walk`] for a text that is empty, too long, or has a token that the model does not know; those of the
+    /// weights.
+    pub fn embed(&self, tokens: &[u32]) -> Result<Vec<f32>, ForgeError> {
+        let limit = MAX_TEXT_TOKENS.min(self.spec.context);
+        if !(1..=limit).contains(&tokens.len()) {
+            return Err(wrong(
+                "tokens of a text",
+                format!("1 to {limit}"),
+                tokens.len(),
+            ));
+        }
+        let table = &self.spec.embedding;
+        let mut hidden = Vec::with_capacity(tokens.len() * self.spec.hidden);
+        for &token in tokens {
+            let row = token as usize;
+            if row >= self.spec.vocab {
+                let expected = format!("below {}", self.spec.vocab);
+                return Err(wrong("a token", expected, row));
+            }
+            let elements = table.row(self.weights, row)?;
+            let scaled = elements
+                .iter()
+                .map(|element| element * self.spec.embedding_scale);
+            hidden.extend(scaled);
+        }
+        if let Some(part) = &self.spec.positions {
+            let rows = self.weights.rows(&part.tensor, 0..tokens.len())?;
+            for (element, position) in hidden.iter_mut().zip(rows) {
+                *element += position;
+            }
+        }
+        Ok(hidden)
+    }
+
+    /// Takes the hidden states of all texts, each `[tokens, hidden]`, through layer `index`.
+    ///
+    /// # Errors
+    /// Those of building the graph and of running it.
+    pub fn layer(&self, index: usize, hidden: &mut [Vec<f32>]) -> Result<(), ForgeError> {
+        self.run(index, Look::Away, hidden, &mut |_, _, _| Ok(()))
+    }
+
+    /// The same, and returns the Gram matrices of what the layer's matrices read.
+    ///
+    /// # Errors
+    /// As [`Walk::layer`].
+    pub fn layer_grams(&self, index: usize, hidden: &mut [Vec<f32>]) -> Result<Grams, ForgeError> {
+        let mut grams = Grams::new(pieces_widths(self.spec, &self.spec.layers[index]));
+        self.run(index, Look::Gram, hidden, &mut |_, rows, seen| {
+            let [qkv, output, up, down] = seen;
+            grams.qkv.add(qkv, rows);
+            grams.output.add(output, rows);
+            grams.up.add(up, rows);
+            grams.down.add(down, rows);
+            Ok(())
+        })?;
+        Ok(grams)
+    }
+
+    /// The same, and shows for each text what the layer's matrices read.
+    ///
+    /// # Errors
+    /// As [`Walk::layer`], and those of `hear`.
+    pub fn layer_inputs(
+        &self,
+        index: usize,
+        hidden: &mut [Vec<f32>],
+        hear: &mut dyn FnMut(Inputs<'_>) -> Result<(), ForgeError>,
+    ) -> Result<(), ForgeError> {
+        self.run(index, Look::Inputs, hidden, &mut |text, rows, seen| {
+            let [qkv, output, up, down] = seen;
+            hear(Inputs {
+                text,
+                rows,
+                qkv,
+                output,
+                up,
+                down,
+            })
+        })
+    }
+
+    /// Opens the final norm and the output head.
+    ///
+    /// # Errors
+    /// Those of building the graph and of opening it.
+    pub fn head(&self) -> Result<Head, ForgeError> {
+        let graph = decoder::head(self.weights, self.spec, self.coding)?;
+        let shape = [Dim::Any, Dim::Any, Dim::Any];
+        let session = self.open(
+            graph,
+            &[Wanted::new("hidden_in", Kind::F32, &shape)],
+            &[Wanted::new("logits", Kind::F32, &shape)],
+        )?;
+        Ok(Head {
+            session,
+            hidden: self.spec.hidden,
+            vocab: self.spec.vocab,
+        })
+    }
+
+    fn run(
+        &self,
+        index: usize,
+        look: Look,
+        hidden: &mut [Vec<f32>],
+        hear: Seen<'_>,
+    ) -> Result<(), ForgeError> {
+        let graph = decoder::layer(self.weights, self.spec, index, self.coding, look)?;
+        let any = [Dim::Any, Dim::Any, Dim::Any];
+        let inputs = [
+            Wanted::new("hidden_in", Kind::F32, &any),
+            Wanted::new("seqlens_k", Kind::I32, &any[..1]),
+            Wanted::new("total_sequence_length", Kind::I32, &[]),
+        ];
+        let mut session = self.open(
+            graph,
+            &inputs,
+            &[Wanted::new("hidden_out", Kind::F32, &any)],
+        )?;
+        let ending = match look {
+            Look::Gram => "gram",
+            Look::Away | Look::Inputs => "input",
+        };
+        let names = ["qkv", "output", "up", "down"].map(|name| format!("{name}.{ending}"));
+        for (text, states) in hidden.iter_mut().enumerate() {
+            let rows = states.len() / self.spec.hidden;
+            let (last, total) = ([rows as i32 - 1], [rows as i32]);
+            let dims = [1, rows, self.spec.hidden];
+            let outputs = session.run(&[
+                Feed::f32("hidden_in", &dims, states),
+                Feed::i32("seqlens_k", &[1], &last),
+                Feed::i32("total_sequence_length", &[], &total),
+            ])?;
+            if look != Look::Away {
+                let mut seen: [&[f32]; 4] = [&[]; 4];
+                for (seen, name) in seen.iter_mut().zip(&names) {
+                    *seen = outputs.f32(name)?.data;
+                }
+                hear(text, rows, seen)?;
+            }
+            let after = outputs.f32("hidden_out")?.data.to_vec();
+            drop(outputs);
+            *states = after;
+        }
+        Ok(())
+    }
+
+    fn open(
+        &self,
+        graph: Graph<'_>,
+        inputs: &[Wanted<'_>],
+        outputs: &[Wanted<'_>],
+    ) -> Result<Session, ForgeError> {
+        const FILE: &str = "walk.onnx";
+        write_model(graph, &self.scratch, FILE, &mut |_| {
+            std::ops::ControlFlow::Continue(())
+        })?;
+        let path = self.scratch.join(FILE);
+        let spec = SessionSpec { inputs, outputs };
+        Ok(Session::open(
+            self.runtime,
+            "walk",
+            &path,
+            &spec,
+            Threads::Shared,
+        )?)
+    }
+}
+
+/// The end of a walk: hidden states to scores.
+pub struct Head {
+    session: Session,
+    hidden: usize,
+    vocab: usize,
+}
+
+impl Head {
+    /// Scores of the positions `from..` of one text, whose hidden states are `[tokens, hidden]`: calls `hear` with each position
+    /// and its `[vocab]` scores.
+    ///
+    /// # Errors
+    /// Those of a run, and those of `hear`.
+    pub fn scores(
+        &mut self,
+        hidden: &[f32],
+        from: usize,
+        hear: Hear<'_>,
+    ) -> Result<(), ForgeError> {
+        let rest = hidden.get(from * self.hidden..).unwrap_or_default();
+        for (chunk, states) in rest.chunks(SCORED_ROWS * self.hidden).enumerate() {
+            let dims = [1, states.len() / self.hidden, self.hidden];
+            let outputs = self.session.run(&[Feed::f32("hidden_in", &dims, states)])?;
+            let scores = outputs.f32("logits")?.data;
+            for (row, scores) in scores.chunks_exact(self.vocab).enumerate() {
+                hear(from + chunk * SCORED_ROWS + row, scores)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn wrong(what: &'static str, expected: String, found: usize) -> ForgeError {
+    ForgeError::Walk {
+        what,
+        expected,
+        found: found.to_string(),
+    }
+}
