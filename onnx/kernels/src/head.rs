@@ -165,17 +165,19 @@ unsafe fn walk<S: Simd>(call: &Call<'_>, index: usize) {
     unsafe {
         let own = &mut *call.own.add(index);
         let bytes;
-        if rows <= PRIVATE_ROWS {
+        if rows <= S::BUNCH_ROWS.min(PRIVATE_ROWS) {
             bytes = own.activations.shape(rows, table.columns(), S::BUNCH_ROWS);
             for row in 0..rows {
                 prepare::<S>(call, own.row.as_mut_ptr(), &bytes, row);
             }
         } else {
             bytes = (*call.shared).shape(rows, table.columns(), S::BUNCH_ROWS);
-            let tasks = team.phase(0, rows, 1);
+            let tasks = team.phase(0, bytes.bunches(), 1);
             while let Some(range) = tasks.take() {
-                for row in range.clone() {
-                    prepare::<S>(call, own.row.as_mut_ptr(), &bytes, row);
+                for bunch in range.clone().map(|index| bytes.bunch(index)) {
+                    for row in bunch.first..bunch.first + bunch.rows {
+                        prepare::<S>(call, own.row.as_mut_ptr(), &bytes, row);
+                    }
                 }
                 tasks.finished(&range);
             }

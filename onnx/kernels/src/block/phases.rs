@@ -103,18 +103,14 @@ macro_rules! phase {
     }};
 }
 
-/// The rows of a phase, in whole bunches where there are enough of them: rows of a bunch share cache lines.
+/// The rows of a phase, in whole bunches: rows of a bunch share cache lines.
 macro_rules! each_row {
     ($call:ident, $index:literal, $bytes:expr, $row:ident => $body:block) => {{
         let bytes: &Shaped = $bytes;
-        if bytes.bunches() < 2 * $call.threads {
-            phase!($call, $index, $call.rows, 1, $row => $body);
-        } else {
-            phase!($call, $index, bytes.bunches(), 1, index => {
-                let bunch = bytes.bunch(index);
-                for $row in bunch.first..bunch.first + bunch.rows $body
-            });
-        }
+        phase!($call, $index, bytes.bunches(), 1, index => {
+            let bunch = bytes.bunch(index);
+            for $row in bunch.first..bunch.first + bunch.rows $body
+        });
     }};
 }
 
@@ -160,7 +156,7 @@ unsafe fn walk<S: Simd>(call: &Call<'_>, index: usize) {
     // SAFETY: of the whole walk: as the caller promises; each phase writes what no other task of it touches.
     unsafe {
         let own = &mut *call.own.add(index);
-        let private = call.rows <= PRIVATE_ROWS;
+        let private = call.rows <= S::BUNCH_ROWS.min(PRIVATE_ROWS);
         let ready = |own: &mut Own, matrix: &Packed<'_>| {
             let activations = if private {
                 &mut own.activations
