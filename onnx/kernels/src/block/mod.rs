@@ -260,8 +260,10 @@ pub fn run(
             Isa::Avx2 => phases::walk_avx2(&call, index),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => phases::walk_avx512(&call, index),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => phases::walk_amx(&call, index),
             #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2 | Isa::Avx512Vnni => phases::walk_portable(&call, index),
+            Isa::Avx2 | Isa::Avx512Vnni | Isa::Amx => phases::walk_portable(&call, index),
         }
     });
     Ok(())
