@@ -13,7 +13,7 @@ use crate::pool::{PAGE_TOKENS, Pool};
 use crate::simd::{LANES, MAX_TOGETHER_ROWS, Simd, portable::Portable};
 use crate::step::{MAX_RANGES, Plan, Segment, Step, Task, sight_from};
 use crate::team::{Team, chunk};
-use crate::workspace::{Own, Workspace};
+use crate::workspace::{Own, Workspace, first_line};
 
 #[cfg(target_arch = "x86_64")]
 use crate::product::amx;
@@ -84,11 +84,11 @@ impl<'a> Call<'a> {
             hidden: block.hidden(),
             x: x.as_ptr(),
             y: y.as_mut_ptr(),
-            qkv: workspace.qkv.as_mut_ptr(),
-            attention: workspace.attention.as_mut_ptr(),
-            middle: workspace.middle.as_mut_ptr(),
-            delta: workspace.delta.as_mut_ptr(),
-            inner: workspace.inner.as_mut_ptr(),
+            qkv: first_line(&mut workspace.qkv),
+            attention: first_line(&mut workspace.attention),
+            middle: first_line(&mut workspace.middle),
+            delta: first_line(&mut workspace.delta),
+            inner: first_line(&mut workspace.inner),
             partial: workspace.partial.as_mut_ptr(),
             weights: workspace.weights.as_mut_ptr(),
             shared: &raw mut workspace.activations,
