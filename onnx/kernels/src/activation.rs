@@ -3,15 +3,25 @@
 //! A block of 32 inputs becomes `round(127·x / max|x|)` with the scale `max|x| / 127`, as llama.cpp's Q8_0 does: a block has
 //! its own scale, so that an outlier only coarsens its neighbours. Rows are handed to the products in bunches, as many as an
 //! instruction set has registers for, and a bunch stands interleaved by words of four inputs: the product then reads it
-//! from front to back, and a single row is simply its bytes in order.
+//! from front to back, and a single row is simply its bytes in order. Tiles (AMX) want rows of 32 bytes instead, one after the
+//! other.
 //!
 //! ```text
 //!   bunch of R rows      data   [columns/4][R] words of four i8        fix [columns/32][R] i32 = −zero·Σ bytes
-//!                        scales [columns/32][R] f32
+//!     for tiles          data   [columns/32][R] rows of 32 i8          scales [columns/32][R] f32
 //! ```
 
 use crate::pack::{BLOCK, TILE_COLUMNS};
 use crate::simd::{LANES, Simd};
+
+/// Words after the last row: a tile is read whole, 16 rows of 32 bytes, also where a bunch has fewer.
+const BEYOND: usize = 128;
+
+/// Words of a cache line: with those before the first whole line, no row of a tile lies in two.
+const LINE: usize = 16;
+
+/// Rows of a bunch for tiles.
+const TILE_ROWS: usize = 16;
 
 /// Memory for some rows of activations.
 pub(crate) struct Activations {
@@ -25,7 +35,7 @@ impl Activations {
     pub(crate) fn new(rows: usize, columns: usize) -> Activations {
         let columns = columns.next_multiple_of(TILE_COLUMNS);
         Activations {
-            data: vec![0; rows * columns / 4],
+            data: vec![0; rows * columns / 4 + BEYOND + LINE],
             fix: vec![0; rows * columns / BLOCK],
             scales: vec![0.0; rows * columns / BLOCK],
         }
@@ -33,25 +43,31 @@ impl Activations {
 
     /// Inputs that fit, all rows together.
     pub(crate) fn room(&self) -> usize {
-        self.data.len() * 4
+        (self.data.len() - BEYOND - LINE) * 4
     }
 
-    /// The same memory for `rows` rows of `columns` inputs in bunches of at most `bunch_rows`.
-    pub(crate) fn shape(&mut self, rows: usize, columns: usize, bunch_rows: usize) -> Shaped {
+    /// The same memory for `rows` rows of `columns` inputs, in bunches as the instruction set wants them.
+    pub(crate) fn shape<S: Simd>(&mut self, rows: usize, columns: usize) -> Shaped {
         let columns = columns.next_multiple_of(TILE_COLUMNS);
+        let tiled = rows >= S::TILED_FROM;
+        let bunch_rows = if tiled { TILE_ROWS } else { S::BUNCH_ROWS };
         assert!(
-            rows * columns <= self.data.len() * 4,
+            rows * columns <= self.room(),
             "{rows} rows of {columns} activations do not fit"
         );
         let bunches = rows.div_ceil(bunch_rows).max(1);
         Shaped {
-            data: self.data.as_mut_ptr(),
+            data: self
+                .data
+                .as_mut_ptr()
+                .wrapping_add(self.data.as_ptr().align_offset(4 * LINE).min(LINE)),
             fix: self.fix.as_mut_ptr(),
             scales: self.scales.as_mut_ptr(),
             columns,
             bunches,
             base: rows / bunches,
             longer: rows % bunches,
+            tiled,
         }
     }
 }
@@ -68,6 +84,7 @@ pub(crate) struct Shaped {
     /// Rows of the shorter bunches; the first `longer` ones have one more.
     base: usize,
     longer: usize,
+    tiled: bool,
 }
 
 // SAFETY: rows are disjoint; a phase writes each of them once, and they are read after the end of that phase.
@@ -88,6 +105,12 @@ pub(crate) struct Bunch {
 }
 
 impl Shaped {
+    /// Whether rows are laid out for tiles.
+    #[inline(always)]
+    pub(crate) fn tiled(&self) -> bool {
+        self.tiled
+    }
+
     pub(crate) fn bunches(&self) -> usize {
         self.bunches
     }
@@ -123,6 +146,7 @@ impl Shaped {
     pub(crate) unsafe fn quantize_row<S: Simd>(&self, row: usize, x: &[f32], zero: i32) {
         let bunch = self.bunch_of(row);
         let (at, rows) = (row - bunch.first, bunch.rows);
+        let (row_words, step) = if self.tiled { (8, 1) } else { (1, rows) };
         for block in 0..self.columns / BLOCK {
             let (words, sum, scale) = match x.as_chunks::<BLOCK>().0.get(block) {
                 Some(values) => quantize_block::<S>(values),
@@ -130,9 +154,9 @@ impl Shaped {
             };
             // SAFETY: the bunch has room for all its rows and blocks; the caller owns this row.
             unsafe {
-                let data = bunch.data.cast_mut().add(block * 8 * rows + at);
+                let data = bunch.data.cast_mut().add(block * 8 * rows + at * row_words);
                 for (index, word) in words.iter().enumerate() {
-                    data.add(index * rows).write(*word);
+                    data.add(index * step).write(*word);
                 }
                 bunch
                     .fix

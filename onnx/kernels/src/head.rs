@@ -12,7 +12,12 @@ use crate::team::{Threads, chunk};
 use crate::workspace::{Own, Workspace};
 
 #[cfg(target_arch = "x86_64")]
-use crate::simd::{avx2::Avx2, avx512::Avx512Vnni};
+use crate::product::amx;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::{
+    avx2::Avx2,
+    avx512::{Amx, Avx512Vnni},
+};
 
 /// Rows of a table of embeddings times `scale`, into `out` of `[ids, columns]`.
 ///
@@ -108,6 +113,8 @@ pub fn head(
             Isa::Avx2 => walk_avx2(&call, index),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => walk_avx512(&call, index),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => walk_amx(&call, index),
             _ => walk::<Portable>(&call, index),
         }
     });
@@ -156,6 +163,16 @@ unsafe fn walk_avx512(call: &Call<'_>, index: usize) {
     unsafe { walk::<Avx512Vnni>(call, index) }
 }
 
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn walk_amx(call: &Call<'_>, index: usize) {
+    // SAFETY: as the caller promises; tiles are this function's alone.
+    unsafe {
+        let _tiles = amx::Tiles::configure();
+        walk::<Amx>(call, index);
+    }
+}
+
 #[inline(always)]
 unsafe fn walk<S: Simd>(call: &Call<'_>, index: usize) {
     let Call { table, team, .. } = call;
@@ -165,17 +182,19 @@ unsafe fn walk<S: Simd>(call: &Call<'_>, index: usize) {
     unsafe {
         let own = &mut *call.own.add(index);
         let bytes;
-        if rows <= PRIVATE_ROWS {
-            bytes = own.activations.shape(rows, table.columns(), S::BUNCH_ROWS);
+        if rows <= S::BUNCH_ROWS.min(PRIVATE_ROWS) {
+            bytes = own.activations.shape::<S>(rows, table.columns());
             for row in 0..rows {
                 prepare::<S>(call, own.row.as_mut_ptr(), &bytes, row);
             }
         } else {
-            bytes = (*call.shared).shape(rows, table.columns(), S::BUNCH_ROWS);
-            let tasks = team.phase(0, rows, 1);
+            bytes = (*call.shared).shape::<S>(rows, table.columns());
+            let tasks = team.phase(0, bytes.bunches(), 1);
             while let Some(range) = tasks.take() {
-                for row in range.clone() {
-                    prepare::<S>(call, own.row.as_mut_ptr(), &bytes, row);
+                for bunch in range.clone().map(|index| bytes.bunch(index)) {
+                    for row in bunch.first..bunch.first + bunch.rows {
+                        prepare::<S>(call, own.row.as_mut_ptr(), &bytes, row);
+                    }
                 }
                 tasks.finished(&range);
             }

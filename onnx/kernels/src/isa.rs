@@ -15,10 +15,12 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 and VNNI (servers since 2019): products of bytes by fours in 32 bits.
     Avx512Vnni,
+    /// x86-64 with AVX-512, VNNI and AMX (servers since 2023), on Linux: the same for few rows, tiles of bytes for many.
+    Amx,
 }
 
 /// All of them, the most wanted first.
-pub const ALL: [Isa; 3] = [Isa::Avx512Vnni, Isa::Avx2, Isa::Portable];
+pub const ALL: [Isa; 4] = [Isa::Amx, Isa::Avx512Vnni, Isa::Avx2, Isa::Portable];
 
 impl Isa {
     /// The fastest one that this computer has.
@@ -49,8 +51,10 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512vnni")
             }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => Isa::Avx512Vnni.is_available() && crate::product::amx::permitted(),
             #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2 | Isa::Avx512Vnni => false,
+            Isa::Avx2 | Isa::Avx512Vnni | Isa::Amx => false,
         }
     }
 
@@ -61,6 +65,7 @@ impl Isa {
             Isa::Portable => "portable",
             Isa::Avx2 => "avx2",
             Isa::Avx512Vnni => "avx512-vnni",
+            Isa::Amx => "amx",
         }
     }
 }
@@ -75,7 +80,7 @@ impl fmt::Display for Isa {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IsaError {
     /// No such name.
-    #[error("instruction set {found:?}: expected portable, avx2 or avx512-vnni")]
+    #[error("instruction set {found:?}: expected portable, avx2, avx512-vnni or amx")]
     Unknown {
         /// What was given.
         found: String,

@@ -95,11 +95,15 @@ impl Workspace {
             window: block.window,
         });
         let (rows, hidden) = (step.positions.len(), block.hidden());
-        grow(&mut self.qkv, rows * block.qkv.rows(), 0.0);
-        grow(&mut self.attention, rows * block.output.columns(), 0.0);
-        grow(&mut self.middle, rows * hidden, 0.0);
-        grow(&mut self.delta, rows * hidden, 0.0);
-        grow(&mut self.inner, rows * block.down.columns(), 0.0);
+        grow(&mut self.qkv, rows * block.qkv.rows() + LINE, 0.0);
+        grow(
+            &mut self.attention,
+            rows * block.output.columns() + LINE,
+            0.0,
+        );
+        grow(&mut self.middle, rows * hidden + LINE, 0.0);
+        grow(&mut self.delta, rows * hidden + LINE, 0.0);
+        grow(&mut self.inner, rows * block.down.columns() + LINE, 0.0);
         grow(&mut self.partial, self.plan.slots * pool.head_dim(), 0.0);
         grow(&mut self.weights, self.plan.slots, Weight::default());
         if self.arrived.len() < self.plan.counters {
@@ -182,6 +186,16 @@ impl Own {
         grow(&mut self.queries, QUERIES * need.width, 0.0);
         grow(&mut self.scores, QUERIES * need.span, 0.0);
     }
+}
+
+/// Floats of a cache line.
+const LINE: usize = 16;
+
+/// Where the first whole cache line of a buffer begins: so that 16 floats lie in one line, and not in two which two threads
+/// may write.
+pub(crate) fn first_line(buffer: &mut [f32]) -> *mut f32 {
+    let start = buffer.as_mut_ptr();
+    start.wrapping_add(start.align_offset(4 * LINE).min(LINE))
 }
 
 fn grow<T: Clone>(buffer: &mut Vec<T>, length: usize, fill: T) {

@@ -1,23 +1,30 @@
 //! What a thread does in a block: the phases in order, tasks as it gets them.
 
+use std::mem::MaybeUninit;
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{Block, PRIVATE_ROWS};
-use crate::activation::{Bunch, Shaped};
+use crate::activation::Shaped;
 use crate::attention::{Past, QUERIES, Sight, Weight, attend, join};
 use crate::norm::{Norm, activate, norm, rotate};
 use crate::pack::{Format, GROUP_ROWS, Packed};
 use crate::pool::{PAGE_TOKENS, Pool};
-use crate::simd::{LANES, Simd, portable::Portable};
+use crate::simd::{LANES, MAX_TOGETHER_ROWS, Simd, portable::Portable};
 use crate::step::{MAX_RANGES, Plan, Segment, Step, Task, sight_from};
 use crate::team::{Team, chunk};
-use crate::workspace::{Own, Workspace};
+use crate::workspace::{Own, Workspace, first_line};
 
 #[cfg(target_arch = "x86_64")]
-use crate::simd::{avx2::Avx2, avx512::Avx512Vnni};
+use crate::product::amx;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::{
+    avx2::Avx2,
+    avx512::{Amx, Avx512Vnni},
+};
 
-/// Rows of the largest bunch.
-const MAX_BUNCH: usize = 12;
+/// Products on their way into a buffer, `[rows][16]`.
+type Outputs = MaybeUninit<[f32; MAX_TOGETHER_ROWS * GROUP_ROWS]>;
 
 /// Everything a call needs, shared by its threads. Buffers are `[rows, width]`.
 pub(crate) struct Call<'a> {
@@ -77,11 +84,11 @@ impl<'a> Call<'a> {
             hidden: block.hidden(),
             x: x.as_ptr(),
             y: y.as_mut_ptr(),
-            qkv: workspace.qkv.as_mut_ptr(),
-            attention: workspace.attention.as_mut_ptr(),
-            middle: workspace.middle.as_mut_ptr(),
-            delta: workspace.delta.as_mut_ptr(),
-            inner: workspace.inner.as_mut_ptr(),
+            qkv: first_line(&mut workspace.qkv),
+            attention: first_line(&mut workspace.attention),
+            middle: first_line(&mut workspace.middle),
+            delta: first_line(&mut workspace.delta),
+            inner: first_line(&mut workspace.inner),
             partial: workspace.partial.as_mut_ptr(),
             weights: workspace.weights.as_mut_ptr(),
             shared: &raw mut workspace.activations,
@@ -103,18 +110,14 @@ macro_rules! phase {
     }};
 }
 
-/// The rows of a phase, in whole bunches where there are enough of them: rows of a bunch share cache lines.
+/// The rows of a phase, in whole bunches: rows of a bunch share cache lines.
 macro_rules! each_row {
     ($call:ident, $index:literal, $bytes:expr, $row:ident => $body:block) => {{
         let bytes: &Shaped = $bytes;
-        if bytes.bunches() < 2 * $call.threads {
-            phase!($call, $index, $call.rows, 1, $row => $body);
-        } else {
-            phase!($call, $index, bytes.bunches(), 1, index => {
-                let bunch = bytes.bunch(index);
-                for $row in bunch.first..bunch.first + bunch.rows $body
-            });
-        }
+        phase!($call, $index, bytes.bunches(), 1, index => {
+            let bunch = bytes.bunch(index);
+            for $row in bunch.first..bunch.first + bunch.rows $body
+        });
     }};
 }
 
@@ -143,6 +146,18 @@ pub(super) unsafe fn walk_avx512(call: &Call<'_>, index: usize) {
     unsafe { walk::<Avx512Vnni>(call, index) }
 }
 
+/// # Safety
+/// See [`walk`]; the processor has these features and tiles.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+pub(super) unsafe fn walk_amx(call: &Call<'_>, index: usize) {
+    // SAFETY: as the caller promises; tiles are this function's alone.
+    unsafe {
+        let _tiles = amx::Tiles::configure();
+        walk::<Amx>(call, index);
+    }
+}
+
 /// All phases.
 ///
 /// # Safety
@@ -160,14 +175,14 @@ unsafe fn walk<S: Simd>(call: &Call<'_>, index: usize) {
     // SAFETY: of the whole walk: as the caller promises; each phase writes what no other task of it touches.
     unsafe {
         let own = &mut *call.own.add(index);
-        let private = call.rows <= PRIVATE_ROWS;
+        let private = call.rows <= S::BUNCH_ROWS.min(PRIVATE_ROWS);
         let ready = |own: &mut Own, matrix: &Packed<'_>| {
             let activations = if private {
                 &mut own.activations
             } else {
                 &mut *call.shared
             };
-            activations.shape(call.rows, matrix.columns(), S::BUNCH_ROWS)
+            activations.shape::<S>(call.rows, matrix.columns())
         };
 
         let bytes = ready(own, qkv);
@@ -346,19 +361,18 @@ pub(crate) unsafe fn multiply<S: Simd>(
     to: *mut f32,
     stride: usize,
 ) {
-    let mut out = [0.0_f32; MAX_BUNCH * GROUP_ROWS];
+    let mut out = Outputs::uninit();
+    let out = out.as_mut_ptr().cast::<f32>();
     let at = group * GROUP_ROWS;
-    for index in 0..bytes.bunches() {
-        let bunch = bytes.bunch(index);
+    for index in (0..bytes.bunches()).step_by(S::TOGETHER) {
         // SAFETY: a whole group, and rows that hold 16 outputs from `at` on.
         unsafe {
-            product::<S>(matrix, group, &bunch, &mut out);
-            for row in 0..bunch.rows {
-                let mut sum = S::load(out.as_ptr().add(row * GROUP_ROWS));
+            for (index, row) in products::<S>(matrix, group, bytes, index, out).enumerate() {
+                let mut sum = S::load(out.add(index * GROUP_ROWS));
                 if let Some(bias) = bias {
                     sum = S::add(sum, S::load(bias.as_ptr().add(at)));
                 }
-                let place = (bunch.first + row) * stride + at;
+                let place = row * stride + at;
                 if let Some(add) = add {
                     sum = S::add(sum, S::load(add.add(place)));
                 }
@@ -368,23 +382,28 @@ pub(crate) unsafe fn multiply<S: Simd>(
     }
 }
 
+/// Products of a group and the bunches from `first` on that go together, into `out`; returns their rows.
 #[inline(always)]
-pub(crate) unsafe fn product<S: Simd>(
+unsafe fn products<S: Simd>(
     matrix: &Packed<'_>,
     group: usize,
-    bunch: &Bunch,
-    out: &mut [f32; MAX_BUNCH * GROUP_ROWS],
-) {
-    // SAFETY: a whole group of the matrix's format; at most MAX_BUNCH rows.
+    bytes: &Shaped,
+    first: usize,
+    out: *mut f32,
+) -> Range<usize> {
+    let end = bytes.bunches().min(first + S::TOGETHER);
+    // SAFETY: a whole group of the matrix's format; `out` is as long as the most rows that go together.
     unsafe {
-        S::product(
+        S::products(
             matrix.format(),
             matrix.group(group).as_ptr(),
             matrix.tiles(),
-            bunch,
-            out.as_mut_ptr(),
-        )
+            (bytes, first..end),
+            out,
+        );
     }
+    let last = bytes.bunch(end - 1);
+    bytes.bunch(first).first..last.first + last.rows
 }
 
 /// `act(gate)·up` for 16 inner features of all rows.
@@ -397,28 +416,24 @@ unsafe fn gate<S: Simd>(call: &Call<'_>, pair: usize, bytes: &Shaped) {
         ..
     } = call.block;
     let width = call.block.down.columns();
-    let mut gates = [0.0_f32; MAX_BUNCH * GROUP_ROWS];
-    let mut factors = [0.0_f32; MAX_BUNCH * GROUP_ROWS];
-    for index in 0..bytes.bunches() {
-        let bunch = bytes.bunch(index);
+    let (mut gates, mut factors) = (Outputs::uninit(), Outputs::uninit());
+    let gates = gates.as_mut_ptr().cast::<f32>();
+    let factors = factors.as_mut_ptr().cast::<f32>();
+    for index in (0..bytes.bunches()).step_by(S::TOGETHER) {
         // SAFETY: both groups of the pair, and rows of the inner width.
         unsafe {
-            product::<S>(up, 2 * pair, &bunch, &mut gates);
-            product::<S>(up, 2 * pair + 1, &bunch, &mut factors);
-            for row in 0..bunch.rows {
-                let mut gate = S::load(gates.as_ptr().add(row * GROUP_ROWS));
-                let mut factor = S::load(factors.as_ptr().add(row * GROUP_ROWS));
+            let rows = products::<S>(up, 2 * pair, bytes, index, gates);
+            products::<S>(up, 2 * pair + 1, bytes, index, factors);
+            for (index, row) in rows.enumerate() {
+                let mut gate = S::load(gates.add(index * GROUP_ROWS));
+                let mut factor = S::load(factors.add(index * GROUP_ROWS));
                 if let Some(bias) = up_bias {
                     let bias = bias.as_ptr().add(2 * pair * GROUP_ROWS);
                     gate = S::add(gate, S::load(bias));
                     factor = S::add(factor, S::load(bias.add(GROUP_ROWS)));
                 }
                 let value = S::mul(activate::<S>(*activation, gate), factor);
-                S::store(
-                    value,
-                    call.inner
-                        .add((bunch.first + row) * width + pair * GROUP_ROWS),
-                );
+                S::store(value, call.inner.add(row * width + pair * GROUP_ROWS));
             }
         }
     }

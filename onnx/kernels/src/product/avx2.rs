@@ -4,6 +4,7 @@
 //! have no such room: they are made signed, the sign goes over to the activations, and each pair is widened at once. A group's
 //! 16 rows are done in two halves of eight, because 16 registers hold the sums of four rows of activations for one half.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use crate::activation::Bunch;
@@ -143,22 +144,23 @@ unsafe fn int8<const R: usize, const UNUSED: bool>(
             for line in 0..17 {
                 _mm_prefetch::<_MM_HINT_T0>(tile.wrapping_add(AHEAD + 64 * line).cast());
             }
-            for block in 0..2 {
-                let at = 2 * index + block;
-                let data = bunch.data.add(8 * at * R);
-                for (half, sums) in all.iter_mut().enumerate() {
+            for (half, sums) in all.iter_mut().enumerate() {
+                for block in 0..2 {
+                    let at = 2 * index + block;
+                    let mut data = bunch.data.add(8 * at * R);
+                    let mut codes = tile.add(SCALE_BYTES + 512 * block + 32 * half);
                     let mut dots = [_mm256_setzero_si256(); R];
-                    let lines = tile.add(SCALE_BYTES + 512 * block + 32 * half);
-                    for line in 0..8 {
-                        let codes = _mm256_loadu_si256(lines.add(64 * line).cast());
-                        let signed = _mm256_xor_si256(codes, flip);
+                    for _ in 0..8 {
+                        (data, codes) = (unforeseen(data), unforeseen(codes));
+                        let signed = _mm256_xor_si256(_mm256_loadu_si256(codes.cast()), flip);
                         let magnitude = _mm256_abs_epi8(signed);
                         for (row, dot) in dots.iter_mut().enumerate() {
-                            let bytes = _mm256_set1_epi32(*data.add(line * R + row) as i32);
+                            let bytes = _mm256_set1_epi32(*data.add(row) as i32);
                             let bytes = _mm256_sign_epi8(bytes, signed);
                             let pair = _mm256_maddubs_epi16(magnitude, bytes);
                             *dot = _mm256_add_epi32(*dot, _mm256_madd_epi16(pair, ones));
                         }
+                        (data, codes) = (data.add(R), codes.add(64));
                     }
                     let steps = tile.add(32 * block + 16 * half);
                     scale(sums, &dots, steps, bunch.scales.add(at * R));
@@ -167,6 +169,19 @@ unsafe fn int8<const R: usize, const UNUSED: bool>(
         }
         store(&all, out);
     }
+}
+
+/// The same address, of which the compiler knows nothing more.
+///
+/// Else it unrolls the loop over lines, finds that all rows multiply the same codes, and keeps those of all lines at once: on
+/// the stack, for they are twice as many as there are registers. One line after the other is 8 % faster with four rows.
+#[inline(always)]
+fn unforeseen<T>(mut address: *const T) -> *const T {
+    // SAFETY: no instruction, and the address comes back as it was.
+    unsafe {
+        asm!("/* {0} */", inout(reg) address, options(nomem, nostack, preserves_flags));
+    }
+    address
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]

@@ -2,7 +2,7 @@
 
 use crate::activation::Activations;
 use crate::pack::{BLOCK, Format, GROUP_ROWS, Packed, Unpacked, pack};
-use crate::simd::{Simd, portable::Portable};
+use crate::simd::{MAX_TOGETHER_ROWS, Simd, portable::Portable};
 
 /// Largest difference between instruction sets, relative to the largest result: they only round sums differently.
 const BETWEEN: f32 = 1e-5;
@@ -67,7 +67,7 @@ fn multiply<S: Simd>(case: &Case, x: &[f32]) -> Vec<f32> {
     assert_eq!(matrix.format(), case.format);
     let count = x.len() / case.columns;
     let mut activations = Activations::new(count, case.columns);
-    let shaped = activations.shape(count, case.columns, S::BUNCH_ROWS);
+    let shaped = activations.shape::<S>(count, case.columns);
     let zero = match case.format {
         Format::Int4Zeros => 1,
         format => i32::from(format.zero()),
@@ -77,23 +77,20 @@ fn multiply<S: Simd>(case: &Case, x: &[f32]) -> Vec<f32> {
         unsafe { shaped.quantize_row::<S>(row, x, zero) };
     }
     for group in 0..matrix.groups() {
-        for index in 0..shaped.bunches() {
-            let bunch = shaped.bunch(index);
-            let mut block = [0.0; 12 * GROUP_ROWS];
+        for first in (0..shaped.bunches()).step_by(S::TOGETHER) {
+            let bunches = first..shaped.bunches().min(first + S::TOGETHER);
+            let mut block = [0.0; MAX_TOGETHER_ROWS * GROUP_ROWS];
             let (bytes, tiles) = (matrix.group(group), matrix.tiles());
-            unsafe {
-                S::product(
-                    case.format,
-                    bytes.as_ptr(),
-                    tiles,
-                    &bunch,
-                    block.as_mut_ptr(),
-                )
-            };
-            for row in 0..bunch.rows {
+            let (from, to) = (bytes.as_ptr(), block.as_mut_ptr());
+            unsafe { S::products(case.format, from, tiles, (&shaped, bunches.clone()), to) };
+            let rows = bunches.flat_map(|index| {
+                let bunch = shaped.bunch(index);
+                bunch.first..bunch.first + bunch.rows
+            });
+            for (index, row) in rows.enumerate() {
                 for column in 0..GROUP_ROWS.min(case.rows - group * GROUP_ROWS) {
-                    out[(bunch.first + row) * case.rows + group * GROUP_ROWS + column] =
-                        block[row * GROUP_ROWS + column];
+                    out[row * case.rows + group * GROUP_ROWS + column] =
+                        block[index * GROUP_ROWS + column];
                 }
             }
         }
@@ -180,6 +177,41 @@ fn avx2_agrees_with_plain_rust() {
 fn avx512_agrees_with_plain_rust() {
     if crate::Isa::Avx512Vnni.is_available() {
         compare::<crate::simd::avx512::Avx512Vnni>("avx512-vnni");
+    }
+}
+
+/// Tiles compute the same sums in the same order: not a bit may differ.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn amx_is_avx512_to_the_bit() {
+    use crate::simd::avx512::{Amx, Avx512Vnni};
+
+    if !crate::Isa::Amx.is_available() {
+        return;
+    }
+    // SAFETY: available.
+    let _tiles = unsafe { crate::product::amx::Tiles::configure() };
+    let mut random = Random(0x5eed);
+    let shapes = [
+        (16, 32, 32),    // half a tile
+        (48, 576, 33),   // three short bunches
+        (33, 96, 48),    // rows that end inside a group
+        (16, 1088, 40),  // a piece and a tile more
+        (16, 2080, 128), // more than two pieces
+        (32, 128, 141),  // more bunches than go together
+    ];
+    for (rows, columns, count) in shapes {
+        for format in Format::ALL {
+            let case = case(rows, columns, format, &mut random);
+            let x: Vec<f32> = (0..count * columns).map(|_| random.float()).collect();
+            let (expected, found) = (
+                multiply::<Avx512Vnni>(&case, &x),
+                multiply::<Amx>(&case, &x),
+            );
+            let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            let same = bits(&expected) == bits(&found);
+            assert!(same, "{format:?} {rows}x{columns}, {count} rows");
+        }
     }
 }
 

@@ -1,21 +1,30 @@
 //! AVX-512: a register is sixteen floats, and there are 32 of them.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
-use super::Simd;
-use crate::activation::Bunch;
+use super::{Simd, one_by_one};
+use crate::activation::{Bunch, Shaped};
 use crate::pack::Format;
 
-/// AVX-512 with VNNI.
+/// AVX-512 with VNNI, and with tiles for the products of many rows or without.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512Vnni;
+pub(crate) struct Avx512<const TILES: bool>;
+
+/// Without.
+pub(crate) type Avx512Vnni = Avx512<false>;
+
+/// With.
+pub(crate) type Amx = Avx512<true>;
 
 // SAFETY of all blocks below: callers enable the features (see the trait), and promise what they point to.
-impl Simd for Avx512Vnni {
+impl<const TILES: bool> Simd for Avx512<TILES> {
     type F = __m512;
 
     const BUNCH_ROWS: usize = 12;
     const WIDE: bool = true;
+    const TILED_FROM: usize = if TILES { 32 } else { usize::MAX };
+    const TOGETHER: usize = if TILES { 8 } else { 1 };
 
     #[inline(always)]
     fn splat(x: f32) -> __m512 {
@@ -126,5 +135,22 @@ impl Simd for Avx512Vnni {
         out: *mut f32,
     ) {
         unsafe { crate::product::avx512::product(format, group, tiles, bunch, out) }
+    }
+
+    #[inline(always)]
+    unsafe fn products(
+        format: Format,
+        group: *const u8,
+        tiles: usize,
+        (bytes, bunches): (&Shaped, Range<usize>),
+        out: *mut f32,
+    ) {
+        unsafe {
+            if TILES && bytes.tiled() {
+                crate::product::amx::products(format, group, tiles, (bytes, bunches), out);
+            } else {
+                one_by_one::<Self>(format, group, tiles, (bytes, bunches), out);
+            }
+        }
     }
 }

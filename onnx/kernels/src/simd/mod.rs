@@ -1,7 +1,7 @@
 //! What an instruction set has to offer: sixteen floats at a time, half-precision loads, and products of packed rows.
 //!
 //! Everything between two products is written once over this trait, as functions that are always inlined into one function
-//! per instruction set that enables its features. So a block is one text compiled three times, and the instruction sets
+//! per instruction set that enables its features. So a block is one text compiled for each of them, and the instruction sets
 //! differ in the few operations here and in `product`.
 
 pub(crate) mod portable;
@@ -11,11 +11,16 @@ pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
 
-use crate::activation::Bunch;
-use crate::pack::Format;
+use std::ops::Range;
+
+use crate::activation::{Bunch, Shaped};
+use crate::pack::{Format, GROUP_ROWS};
 
 /// Floats of a vector.
 pub(crate) const LANES: usize = 16;
+
+/// Most rows of one call of [`Simd::products`].
+pub(crate) const MAX_TOGETHER_ROWS: usize = 128;
 
 /// An instruction set.
 ///
@@ -29,6 +34,10 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     const BUNCH_ROWS: usize;
     /// Whether there are 32 registers for sixteen floats each, and not 16 for eight: how much a kernel keeps in them.
     const WIDE: bool;
+    /// From how many rows on their bytes are laid out for tiles, in bunches of at most 16 rows.
+    const TILED_FROM: usize = usize::MAX;
+    /// Bunches that one call of [`Simd::products`] takes, at most [`MAX_TOGETHER_ROWS`] rows.
+    const TOGETHER: usize = 1;
 
     fn splat(x: f32) -> Self::F;
     unsafe fn load(from: *const f32) -> Self::F;
@@ -61,6 +70,44 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `group` has `tiles` tiles of `format`, the bunch as many blocks, `out` room for 16 floats a row.
     unsafe fn product(format: Format, group: *const u8, tiles: usize, bunch: &Bunch, out: *mut f32);
+
+    /// Products of one group and at most [`Simd::TOGETHER`] bunches that follow each other, `out[row][16]`.
+    ///
+    /// # Safety
+    /// As [`Simd::product`]; where [`Simd::TILED_FROM`] is a number, this thread's tiles are configured.
+    #[inline(always)]
+    unsafe fn products(
+        format: Format,
+        group: *const u8,
+        tiles: usize,
+        (bytes, bunches): (&Shaped, Range<usize>),
+        out: *mut f32,
+    ) {
+        // SAFETY: as the caller promises.
+        unsafe { one_by_one::<Self>(format, group, tiles, (bytes, bunches), out) }
+    }
+}
+
+/// Each bunch for itself.
+///
+/// # Safety
+/// See [`Simd::products`].
+#[inline(always)]
+unsafe fn one_by_one<S: Simd>(
+    format: Format,
+    group: *const u8,
+    tiles: usize,
+    (bytes, bunches): (&Shaped, Range<usize>),
+    mut out: *mut f32,
+) {
+    for index in bunches {
+        let bunch = bytes.bunch(index);
+        // SAFETY: as the caller promises.
+        unsafe {
+            S::product(format, group, tiles, &bunch, out);
+            out = out.add(bunch.rows * GROUP_ROWS);
+        }
+    }
 }
 
 /// eˣ to about two units in the last place: 2ⁿ·p(r) with x = n·ln 2 + r (Cody and Waite), p the polynomial of Cephes' expf.
