@@ -6,7 +6,7 @@ use super::{Block, PRIVATE_ROWS};
 use crate::activation::{Bunch, Shaped};
 use crate::attention::{Past, QUERIES, Sight, Weight, attend, join};
 use crate::norm::{Norm, activate, norm, rotate};
-use crate::pack::{Format, GROUP_ROWS, Packed};
+use crate::pack::{GROUP_ROWS, Packed};
 use crate::pool::{PAGE_TOKENS, Pool};
 use crate::simd::{LANES, Simd, portable::Portable};
 use crate::step::{MAX_RANGES, Plan, Segment, Step, Task, sight_from};
@@ -272,15 +272,6 @@ unsafe fn walk<S: Simd>(call: &Call<'_>, index: usize) {
     }
 }
 
-/// What the activations of a matrix subtract for it: its zero point, or 1 where each block has its own.
-#[inline(always)]
-pub(crate) fn zero_of(format: Format) -> i32 {
-    match format {
-        Format::Int4Zeros => 1,
-        format => i32::from(format.zero()),
-    }
-}
-
 /// The norm of a row, as bytes.
 #[inline(always)]
 unsafe fn normed<S: Simd>(
@@ -295,7 +286,7 @@ unsafe fn normed<S: Simd>(
     // SAFETY: rows of the stream.
     unsafe {
         norm::<S>(with, from.add(row * call.hidden), own.row.as_mut_ptr());
-        bytes.quantize_row::<S>(row, &own.row[..call.hidden], zero_of(matrix.format()));
+        bytes.quantize_row::<S>(row, &own.row[..call.hidden], matrix.format().fix());
     }
 }
 
@@ -305,7 +296,7 @@ unsafe fn plain<S: Simd>(from: *const f32, matrix: &Packed<'_>, bytes: &Shaped, 
     // SAFETY: rows as wide as the matrix.
     unsafe {
         let x = std::slice::from_raw_parts(from.add(row * matrix.columns()), matrix.columns());
-        bytes.quantize_row::<S>(row, x, zero_of(matrix.format()));
+        bytes.quantize_row::<S>(row, x, matrix.format().fix());
     }
 }
 

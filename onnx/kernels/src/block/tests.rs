@@ -57,7 +57,7 @@ const LLAMA: Family = Family {
     window: 0,
     format: Format::Int4,
 };
-const FAMILIES: [(&str, Family); 4] = [
+const FAMILIES: [(&str, Family); 5] = [
     ("llama", LLAMA),
     (
         "qwen with zero points",
@@ -91,6 +91,13 @@ const FAMILIES: [(&str, Family); 4] = [
             ..LLAMA
         },
     ),
+    (
+        "llama with minima",
+        Family {
+            format: Format::Int4Minima,
+            ..LLAMA
+        },
+    ),
 ];
 
 struct Weights {
@@ -106,8 +113,9 @@ struct Weights {
 
 fn matrix(rows: usize, columns: usize, format: Format, random: &mut Random) -> Vec<u8> {
     let levels = if format == Format::Int8 { 127.0 } else { 7.0 };
+    let middle = if format == Format::Int8 { 128.0 } else { 8.0 };
     let codes: Vec<u8> = (0..rows * columns)
-        .map(|_| (random.float() * levels + f32::from(format.zero())) as u8)
+        .map(|_| (random.float() * levels + middle) as u8)
         .collect();
     let scales: Vec<f32> = (0..rows * columns / BLOCK)
         .map(|_| (1.5 + random.float()) / levels / (columns as f32).sqrt())
@@ -117,12 +125,18 @@ fn matrix(rows: usize, columns: usize, format: Format, random: &mut Random) -> V
     } else {
         vec![]
     };
+    let minima: Vec<f32> = if format == Format::Int4Minima {
+        scales.iter().map(|scale| -7.6 * scale).collect()
+    } else {
+        vec![]
+    };
     pack(&Unpacked {
         rows,
         columns,
         codes: &codes,
         scales: &scales,
         zeros: &zeros,
+        minima: &minima,
         format,
     })
     .unwrap()
