@@ -167,6 +167,7 @@ fn write_decoder(
         accuracy_level: options.accuracy_level,
         architecture: spec.architecture.to_string(),
         fused: has_fused,
+        kv: (has_fused && spec.has_kv_scales()).then(|| "int8".to_string()),
     };
     Ok(Built {
         role: "language",

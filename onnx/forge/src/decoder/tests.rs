@@ -8,7 +8,7 @@ use crate::architecture::{Model, from_checkpoint, from_gguf};
 use crate::error::ForgeError;
 use crate::gguf::Gguf;
 use crate::graph::Graph;
-use crate::matrix::transpose;
+use crate::matrix::{Vector, transpose};
 use crate::proto::onnx::NodeProto;
 use crate::quantize::CodeFormat;
 
@@ -367,6 +367,27 @@ fn a_fused_block_has_every_input_in_its_place() {
     let head = made.all("Head")[0];
     assert_eq!(head.input[4], "embedding.weight", "tied");
     assert_eq!(int(head, "rows"), Some(5));
+}
+
+#[test]
+fn scales_of_keys_and_values_are_the_last_input() {
+    let (config, toy) = toys::gated("llama", 2);
+    // One key head of 16: a row for keys, a row for values.
+    let checkpoint = (config, toy.with("kv.0", &[32]).with("kv.1", &[32]));
+    let mut spec = spec(&checkpoint);
+    assert!(!spec.has_kv_scales());
+    spec.layers[0].kv_scales = Some(Vector::stored("kv.0", 32));
+    assert!(!spec.has_kv_scales(), "one layer of two has none");
+    spec.layers[1].kv_scales = Some(Vector::stored("kv.1", 32));
+    assert!(spec.has_kv_scales());
+    let made = Made::of(fused(&checkpoint.1, &spec, INT8).unwrap().unwrap()).unwrap();
+    let block = made.all("DecoderBlock")[1];
+    assert_eq!(block.input[20..], ["", "layers.1.kv.scales"]);
+    assert_eq!(made.constants["layers.1.kv.scales"].0, [2, 16]);
+    assert_eq!(made.floats("layers.1.kv.scales"), counted(32));
+    spec.layers[1].kv_scales = Some(Vector::stored("kv.2", 32));
+    let message = fused(&checkpoint.1, &spec, INT8).err().unwrap().to_string();
+    assert!(message.contains("tensor kv.2 is missing"), "{message}");
 }
 
 #[test]
