@@ -61,6 +61,8 @@ enum Format {
     Int4,
     /// 4 bits per block of 32, as llama.cpp's Q4_0
     Int4Symmetric,
+    /// 4 bits and a minimum per block of 32: a tenth larger, keeps a GGUF file's Q4_1 without loss
+    Int4Minima,
     /// 8 bits per block of 32
     Int8,
     /// 32-bit floats: the reference
@@ -72,6 +74,7 @@ impl From<Format> for WeightFormat {
         match format {
             Format::Int4 => WeightFormat::Int4,
             Format::Int4Symmetric => WeightFormat::Int4Symmetric,
+            Format::Int4Minima => WeightFormat::Int4Minima,
             Format::Int8 => WeightFormat::Int8,
             Format::Fp32 => WeightFormat::Fp32,
         }

@@ -214,6 +214,7 @@ fn write_decoder(
         accuracy_level: coding.accuracy_level(),
         architecture: spec.architecture.to_string(),
         fused: has_fused,
+        kv: (has_fused && spec.has_kv_scales()).then(|| "int8".to_string()),
     };
     Ok(Built {
         role: "language",

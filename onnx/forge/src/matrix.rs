@@ -318,14 +318,16 @@ fn check_shape(weights: &dyn Weights, tensor: &str, expected: &[u64]) -> Result<
 
 /// Codes that were taken over have not been looked at as numbers, and finite weights may need a step beyond half precision.
 fn check_scales(tensor: &str, codes: &Codes) -> Result<(), GgufError> {
-    match codes.scales.iter().position(|scale| !scale.is_finite()) {
-        None => Ok(()),
-        Some(block) => Err(GgufError::NotFinite {
-            tensor: tensor.to_string(),
-            index: block * crate::quantize::BLOCK,
-            value: codes.scales[block],
-        }),
+    for numbers in [&codes.scales, &codes.minima] {
+        if let Some(block) = numbers.iter().position(|number| !number.is_finite()) {
+            return Err(GgufError::NotFinite {
+                tensor: tensor.to_string(),
+                index: block * crate::quantize::BLOCK,
+                value: numbers[block],
+            });
+        }
     }
+    Ok(())
 }
 
 fn ordered(order: Order, rows: Vec<f32>, columns: usize) -> Vec<f32> {

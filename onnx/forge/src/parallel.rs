@@ -56,6 +56,7 @@ mod tests {
         for format in [
             CodeFormat::Int4Symmetric,
             CodeFormat::Int4,
+            CodeFormat::Int4Minima,
             CodeFormat::Int8,
         ] {
             let one = quantize(&weights, 96, format);

@@ -34,6 +34,9 @@ pub enum WeightFormat {
     /// 4 bits, blocks of 32, an integer zero point per block, fitted by least error.
     #[serde(rename = "int4")]
     Int4,
+    /// 4 bits, blocks of 32, a minimum in half precision per block: GGUF's Q4_1 without loss, others fitted by least error.
+    #[serde(rename = "int4-minima")]
+    Int4Minima,
     /// 8 bits, blocks of 32, symmetric.
     #[serde(rename = "int8")]
     Int8,
@@ -204,6 +207,7 @@ impl WeightFormat {
         match self {
             WeightFormat::Int4Symmetric => Storage::Blocks(CodeFormat::Int4Symmetric),
             WeightFormat::Int4 => Storage::Blocks(CodeFormat::Int4),
+            WeightFormat::Int4Minima => Storage::Blocks(CodeFormat::Int4Minima),
             WeightFormat::Int8 => Storage::Blocks(CodeFormat::Int8),
             WeightFormat::Fp32 => Storage::Fp32,
         }

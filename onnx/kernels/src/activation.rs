@@ -7,9 +7,11 @@
 //! other.
 //!
 //! ```text
-//!   bunch of R rows      data   [columns/4][R] words of four i8        fix [columns/32][R] i32 = −zero·Σ bytes
+//!   bunch of R rows      data   [columns/4][R] words of four i8        fix [columns/32][R] i32 = −f·Σ bytes
 //!     for tiles          data   [columns/32][R] rows of 32 i8          scales [columns/32][R] f32
 //! ```
+//!
+//! f is the zero point of the matrix; where each of its blocks has its own zero point 1, where it has a minimum −1.
 
 use crate::pack::{BLOCK, TILE_COLUMNS};
 use crate::simd::{LANES, Simd};
@@ -138,12 +140,12 @@ impl Shaped {
         })
     }
 
-    /// Quantizes one row for a matrix with this zero point (1 when the matrix has its own).
+    /// Quantizes one row for a matrix whose format has this [`Format::fix`](crate::pack::Format::fix).
     ///
     /// # Safety
     /// Nobody else touches this row meanwhile.
     #[inline(always)]
-    pub(crate) unsafe fn quantize_row<S: Simd>(&self, row: usize, x: &[f32], zero: i32) {
+    pub(crate) unsafe fn quantize_row<S: Simd>(&self, row: usize, x: &[f32], fix: i32) {
         let bunch = self.bunch_of(row);
         let (at, rows) = (row - bunch.first, bunch.rows);
         let (row_words, step) = if self.tiled { (8, 1) } else { (1, rows) };
@@ -162,7 +164,7 @@ impl Shaped {
                     .fix
                     .cast_mut()
                     .add(block * rows + at)
-                    .write(-zero * sum);
+                    .write(-fix * sum);
                 bunch.scales.cast_mut().add(block * rows + at).write(scale);
             }
         }

@@ -5,7 +5,7 @@
 //! 32 KiB a query, which stays in the second cache. A long past can be cut into ranges that different threads take; each
 //! leaves its largest score and its sum, from which the parts are joined exactly.
 
-use crate::pool::{PAGE_TOKENS, Pool};
+use crate::pool::{PAGE_TOKENS, Pool, Stored};
 use crate::simd::{LANES, Simd, exp};
 
 /// Queries done together.
@@ -22,6 +22,8 @@ pub(crate) struct Past<'a> {
     /// Tokens to look at.
     pub(crate) begin: usize,
     pub(crate) end: usize,
+    /// What the values of this head are worth, `[head_dim]`, where they are bytes. Those of keys are in the queries.
+    pub(crate) value_scales: Option<&'a [f32]>,
 }
 
 /// A query's largest score and the sum of exponentials above it.
@@ -78,13 +80,13 @@ macro_rules! by_queries {
     };
 }
 
-/// Attends. `queries` is `[head_dim][count]`, rotated and scaled; `scores` has `count` rows of the range rounded up to pages;
-/// `out[i]` receives `head_dim` floats.
+/// Attends over a pool of `E`. `queries` is `[head_dim][count]`, rotated and scaled; `scores` has `count` rows of the range
+/// rounded up to pages; `out[i]` receives `head_dim` floats.
 ///
 /// # Safety
 /// `sight.len() == out.len() == weights.len() <= QUERIES`; pages cover the range; all buffers are as large as said.
 #[inline(always)]
-pub(crate) unsafe fn attend<S: Simd>(
+pub(crate) unsafe fn attend<S: Simd, E: Stored>(
     past: &Past<'_>,
     queries: *const f32,
     sight: &[Sight],
@@ -101,9 +103,9 @@ pub(crate) unsafe fn attend<S: Simd>(
     // SAFETY: as the caller promises.
     unsafe {
         for (index, page) in past.pages[first..=last].iter().enumerate() {
-            let (keys, _) = past.pool.head(*page as usize, past.layer, past.head);
+            let (keys, _) = past.pool.head::<E>(*page as usize, past.layer, past.head);
             let to = scores.add(index * PAGE_TOKENS);
-            by_queries!(count, N => dot::<S, N>(queries, keys, width, to, stride));
+            by_queries!(count, N => dot::<S, E, N>(queries, keys, width, to, stride));
         }
         for (i, sight) in sight.iter().enumerate() {
             let from = sight.from.max(past.begin) - base;
@@ -113,7 +115,14 @@ pub(crate) unsafe fn attend<S: Simd>(
         let mut done = 0;
         while done < count {
             let step = (count - done).min(if S::WIDE { 4 } else { 2 });
-            by_queries!(step, N => weigh::<S, N>(past, scores.add(done * stride), stride, &out[done..], &weights[done..]));
+            let (scores, out) = (scores.add(done * stride), &out[done..]);
+            let weights = &weights[done..];
+            match step {
+                1 => weigh::<S, E, 1>(past, scores, stride, out, weights),
+                2 => weigh::<S, E, 2>(past, scores, stride, out, weights),
+                3 => weigh::<S, E, 3>(past, scores, stride, out, weights),
+                _ => weigh::<S, E, 4>(past, scores, stride, out, weights),
+            }
             done += step;
         }
     }
@@ -121,9 +130,9 @@ pub(crate) unsafe fn attend<S: Simd>(
 
 /// Scores of N queries for the 32 tokens of a page.
 #[inline(always)]
-unsafe fn dot<S: Simd, const N: usize>(
+unsafe fn dot<S: Simd, E: Stored, const N: usize>(
     queries: *const f32,
-    keys: *const u16,
+    keys: *const E::Bits,
     width: usize,
     out: *mut f32,
     stride: usize,
@@ -132,8 +141,8 @@ unsafe fn dot<S: Simd, const N: usize>(
     unsafe {
         let mut sums = [[S::splat(0.0); 2]; N];
         for feature in 0..width {
-            let low = S::load_f16(keys.add(feature * PAGE_TOKENS));
-            let high = S::load_f16(keys.add(feature * PAGE_TOKENS + LANES));
+            let low = E::load::<S>(keys.add(feature * PAGE_TOKENS));
+            let high = E::load::<S>(keys.add(feature * PAGE_TOKENS + LANES));
             for (i, sum) in sums.iter_mut().enumerate() {
                 let query = S::splat(*queries.add(feature * N + i));
                 sum[0] = S::fma(low, query, sum[0]);
@@ -184,7 +193,7 @@ unsafe fn softmax<S: Simd>(scores: *mut f32, from: usize, to: usize, length: usi
 
 /// Values of the range, weighed, for N queries.
 #[inline(always)]
-unsafe fn weigh<S: Simd, const N: usize>(
+unsafe fn weigh<S: Simd, E: Stored, const N: usize>(
     past: &Past<'_>,
     scores: *const f32,
     stride: usize,
@@ -196,22 +205,22 @@ unsafe fn weigh<S: Simd, const N: usize>(
     // SAFETY: features stay below the width.
     unsafe {
         while S::WIDE && feature + 4 * LANES <= width {
-            weigh_features::<S, N, 4>(past, scores, stride, out, weights, feature);
+            weigh_features::<S, E, N, 4>(past, scores, stride, out, weights, feature);
             feature += 4 * LANES;
         }
         while feature + 2 * LANES <= width {
-            weigh_features::<S, N, 2>(past, scores, stride, out, weights, feature);
+            weigh_features::<S, E, N, 2>(past, scores, stride, out, weights, feature);
             feature += 2 * LANES;
         }
         if feature < width {
-            weigh_features::<S, N, 1>(past, scores, stride, out, weights, feature);
+            weigh_features::<S, E, N, 1>(past, scores, stride, out, weights, feature);
         }
     }
 }
 
 /// As [`weigh`], for 16·W features.
 #[inline(always)]
-unsafe fn weigh_features<S: Simd, const N: usize, const W: usize>(
+unsafe fn weigh_features<S: Simd, E: Stored, const N: usize, const W: usize>(
     past: &Past<'_>,
     scores: *const f32,
     stride: usize,
@@ -227,13 +236,13 @@ unsafe fn weigh_features<S: Simd, const N: usize, const W: usize>(
         let mut sums = [[S::splat(0.0); W]; N];
         while token < past.end {
             let page = past.pages[token / PAGE_TOKENS] as usize;
-            let (_, values) = past.pool.head(page, past.layer, past.head);
+            let (_, values) = past.pool.head::<E>(page, past.layer, past.head);
             let until = past.end.min((token / PAGE_TOKENS + 1) * PAGE_TOKENS);
             for token in token..until {
                 let row = values.add(token % PAGE_TOKENS * width + feature);
                 let mut value = [S::splat(0.0); W];
                 for (i, value) in value.iter_mut().enumerate() {
-                    *value = S::load_f16(row.add(i * LANES));
+                    *value = E::load::<S>(row.add(i * LANES));
                 }
                 for (i, sum) in sums.iter_mut().enumerate() {
                     let weight = S::splat(*scores.add(i * stride + token - base));
@@ -251,10 +260,12 @@ unsafe fn weigh_features<S: Simd, const N: usize, const W: usize>(
                 0.0
             };
             for (j, sum) in sum.into_iter().enumerate() {
-                S::store(
-                    S::mul(sum, S::splat(factor)),
-                    out[i].add(feature + j * LANES),
-                );
+                let at = feature + j * LANES;
+                let mut sum = S::mul(sum, S::splat(factor));
+                if let Some(scales) = past.value_scales {
+                    sum = S::mul(sum, S::load(scales.as_ptr().add(at)));
+                }
+                S::store(sum, out[i].add(at));
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::Isa;
 use crate::activation::Shaped;
-use crate::block::phases::{multiply, zero_of};
+use crate::block::phases::multiply;
 use crate::block::{PRIVATE_ROWS, RunError};
 use crate::norm::{Norm, norm};
 use crate::pack::{GROUP_ROWS, Packed};
@@ -222,7 +222,7 @@ unsafe fn prepare<S: Simd>(call: &Call<'_>, to: *mut f32, bytes: &Shaped, row: u
             to,
         );
         let row_of = std::slice::from_raw_parts(to, hidden);
-        bytes.quantize_row::<S>(row, row_of, zero_of(call.table.format()));
+        bytes.quantize_row::<S>(row, row_of, call.table.format().fix());
     }
 }
 

@@ -10,9 +10,13 @@
 //!   int4    4 lines of 64 bytes a block: byte 4r+i of line c holds inputs 8c+i (low nibble) and 8c+4+i (high) of row r
 //!   int8    8 lines of 64 bytes a block: byte 4r+i of line c holds input 4c+i of row r
 //!   zeros   int4 with zero points only, after a group's tiles: 16 bytes a tile, block 0 in the low nibble, block 1 in the high
+//!   minima  int4 with minima only, between scales and codes: 16 f16 of block 0 │ 16 of block 1
 //!
 //!   weight = scale · (code − zero)      zero: 8 for int4, 128 for int8, or the stored one
+//!          = scale · code + minimum     with minima
 //! ```
+//!
+//! The format is not stored: it follows from the size of a group, so no two formats may have groups of one size.
 
 use half::f16;
 
@@ -22,7 +26,7 @@ pub const GROUP_ROWS: usize = 16;
 pub const BLOCK: usize = 32;
 /// Inputs of a tile.
 pub const TILE_COLUMNS: usize = 64;
-/// Bytes of the scales of a tile.
+/// Bytes of the scales of a tile, and of its minima.
 pub(crate) const SCALE_BYTES: usize = 64;
 /// Bytes of the zero points of a tile.
 pub(crate) const ZERO_BYTES: usize = 16;
@@ -34,20 +38,42 @@ pub enum Format {
     Int4,
     /// 4 bits, a zero point per block: 4.625 bits a weight.
     Int4Zeros,
+    /// 4 bits, a minimum in half precision per block, which a zero point only has to a whole step: 5 bits a weight. What
+    /// llama.cpp calls Q4_1.
+    Int4Minima,
     /// 8 bits, zero point 128: 8.5 bits a weight.
     Int8,
 }
 
 impl Format {
     /// All of them.
-    pub const ALL: [Format; 3] = [Format::Int4, Format::Int4Zeros, Format::Int8];
+    pub const ALL: [Format; 4] = [
+        Format::Int4,
+        Format::Int4Zeros,
+        Format::Int4Minima,
+        Format::Int8,
+    ];
+
+    /// Bits of a code.
+    #[must_use]
+    pub const fn bits(self) -> usize {
+        match self {
+            Format::Int4 | Format::Int4Zeros | Format::Int4Minima => 4,
+            Format::Int8 => 8,
+        }
+    }
 
     /// Bytes of a tile.
     #[must_use]
     pub const fn tile_bytes(self) -> usize {
+        self.codes_at() + GROUP_ROWS * TILE_COLUMNS * self.bits() / 8
+    }
+
+    /// Where a tile's codes begin: behind its scales and minima.
+    pub(crate) const fn codes_at(self) -> usize {
         match self {
-            Format::Int4 | Format::Int4Zeros => SCALE_BYTES + GROUP_ROWS * TILE_COLUMNS / 2,
-            Format::Int8 => SCALE_BYTES + GROUP_ROWS * TILE_COLUMNS,
+            Format::Int4Minima => 2 * SCALE_BYTES,
+            Format::Int4 | Format::Int4Zeros | Format::Int8 => SCALE_BYTES,
         }
     }
 
@@ -55,11 +81,13 @@ impl Format {
     #[must_use]
     pub const fn group_bytes(self, columns: usize) -> usize {
         let tiles = columns.div_ceil(TILE_COLUMNS);
-        let zeros = match self {
+        let tail = match self {
             Format::Int4Zeros => (tiles * ZERO_BYTES).next_multiple_of(64),
-            Format::Int4 | Format::Int8 => 0,
+            // A single tile would be as large as one with its zero points.
+            Format::Int4Minima if tiles == 1 => 64,
+            Format::Int4 | Format::Int4Minima | Format::Int8 => 0,
         };
-        tiles * self.tile_bytes() + zeros
+        tiles * self.tile_bytes() + tail
     }
 
     /// The format whose groups of `columns` inputs have this size.
@@ -75,7 +103,18 @@ impl Format {
     pub const fn zero(self) -> u8 {
         match self {
             Format::Int4 | Format::Int4Zeros => 8,
+            Format::Int4Minima => 0,
             Format::Int8 => 128,
+        }
+    }
+
+    /// What a block's activations keep for a product: minus this times the sum of their bytes.
+    pub(crate) const fn fix(self) -> i32 {
+        match self {
+            Format::Int4 | Format::Int8 => self.zero() as i32,
+            // Each block has its own zero point, or minimum, to multiply the sum with.
+            Format::Int4Zeros => 1,
+            Format::Int4Minima => -1,
         }
     }
 }
@@ -93,6 +132,8 @@ pub struct Unpacked<'a> {
     pub scales: &'a [f32],
     /// `[rows, columns / 32]`, each below 16; for [`Format::Int4Zeros`] only, else empty.
     pub zeros: &'a [u8],
+    /// `[rows, columns / 32]`, stored in half precision; for [`Format::Int4Minima`] only, else empty.
+    pub minima: &'a [f32],
     /// How it is to be stored.
     pub format: Format,
 }
@@ -116,7 +157,7 @@ pub struct PackError {
 /// Packs a matrix into groups of 16 rows: `[⌈rows/16⌉, group_bytes]`.
 ///
 /// # Errors
-/// [`PackError`] when columns are not a multiple of 32, or codes, scales or zero points are too few or too many.
+/// [`PackError`] when columns are not a multiple of 32, or codes, scales, zero points or minima are too few or too many.
 pub fn pack(matrix: &Unpacked<'_>) -> Result<Vec<u8>, PackError> {
     check(matrix)?;
     let &Unpacked {
@@ -131,7 +172,12 @@ pub fn pack(matrix: &Unpacked<'_>) -> Result<Vec<u8>, PackError> {
         let begin = out.len();
         for tile in 0..columns.div_ceil(TILE_COLUMNS) {
             for block in 0..2 {
-                push_scales(matrix, group, 2 * tile + block, &mut out);
+                push_halves(matrix, matrix.scales, group, 2 * tile + block, &mut out);
+            }
+            if format == Format::Int4Minima {
+                for block in 0..2 {
+                    push_halves(matrix, matrix.minima, group, 2 * tile + block, &mut out);
+                }
             }
             for block in 0..2 {
                 push_codes(matrix, group, 2 * tile + block, &mut out);
@@ -139,8 +185,8 @@ pub fn pack(matrix: &Unpacked<'_>) -> Result<Vec<u8>, PackError> {
         }
         if format == Format::Int4Zeros {
             push_zeros(matrix, group, &mut out);
-            out.resize(begin + format.group_bytes(columns), 0);
         }
+        out.resize(begin + format.group_bytes(columns), 0);
     }
     Ok(out)
 }
@@ -148,16 +194,15 @@ pub fn pack(matrix: &Unpacked<'_>) -> Result<Vec<u8>, PackError> {
 fn check(matrix: &Unpacked<'_>) -> Result<(), PackError> {
     let (rows, columns) = (matrix.rows, matrix.columns);
     let blocks = rows.saturating_mul(columns / BLOCK);
-    let zeros = if matrix.format == Format::Int4Zeros {
-        blocks
-    } else {
-        0
+    let only = |format: Format| {
+        if matrix.format == format { blocks } else { 0 }
     };
     let parts = [
         ("inputs beyond whole blocks of 32", 0, columns % BLOCK),
         ("codes", rows.saturating_mul(columns), matrix.codes.len()),
         ("scales", blocks, matrix.scales.len()),
-        ("zero points", zeros, matrix.zeros.len()),
+        ("zero points", only(Format::Int4Zeros), matrix.zeros.len()),
+        ("minima", only(Format::Int4Minima), matrix.minima.len()),
     ];
     match parts
         .into_iter()
@@ -180,12 +225,13 @@ fn inside(matrix: &Unpacked<'_>, group: usize, row: usize, block: usize) -> Opti
     (row < matrix.rows && block < matrix.columns / BLOCK).then_some((row, block))
 }
 
-fn push_scales(matrix: &Unpacked<'_>, group: usize, block: usize, out: &mut Vec<u8>) {
+/// Scales, or minima, of a block.
+fn push_halves(matrix: &Unpacked<'_>, all: &[f32], group: usize, block: usize, out: &mut Vec<u8>) {
     for row in 0..GROUP_ROWS {
-        let scale = inside(matrix, group, row, block).map_or(0.0, |(row, block)| {
-            matrix.scales[row * (matrix.columns / BLOCK) + block]
+        let value = inside(matrix, group, row, block).map_or(0.0, |(row, block)| {
+            all[row * (matrix.columns / BLOCK) + block]
         });
-        out.extend(f16::from_f32(scale).to_le_bytes());
+        out.extend(f16::from_f32(value).to_le_bytes());
     }
 }
 
@@ -195,13 +241,13 @@ fn push_codes(matrix: &Unpacked<'_>, group: usize, block: usize, out: &mut Vec<u
             matrix.codes[row * matrix.columns + block * BLOCK + input]
         })
     };
-    let lines = BLOCK / if matrix.format == Format::Int8 { 4 } else { 8 };
+    let lines = BLOCK * matrix.format.bits() / 32;
     for line in 0..lines {
         for row in 0..GROUP_ROWS {
             for i in 0..4 {
                 out.push(match matrix.format {
                     Format::Int8 => code(row, 4 * line + i),
-                    Format::Int4 | Format::Int4Zeros => {
+                    Format::Int4 | Format::Int4Zeros | Format::Int4Minima => {
                         (code(row, 8 * line + i) & 15) | (code(row, 8 * line + 4 + i) << 4)
                     }
                 });
@@ -301,8 +347,13 @@ impl<'a> Packed<'a> {
         for (index, out) in out.chunks_mut(BLOCK).enumerate() {
             let (tile, block) = (index / 2, index % 2);
             let bytes = &group[tile * tile_bytes..(tile + 1) * tile_bytes];
+            let half = |at: usize| f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32() * scale;
             let at = 2 * (block * GROUP_ROWS + row);
-            let step = f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32() * scale;
+            let step = half(at);
+            let minimum = match self.format {
+                Format::Int4Minima => half(SCALE_BYTES + at),
+                Format::Int4 | Format::Int4Zeros | Format::Int8 => 0.0,
+            };
             let zero = match self.format {
                 Format::Int4Zeros => {
                     let zeros = &group[self.tiles() * tile_bytes + tile * ZERO_BYTES..];
@@ -310,17 +361,74 @@ impl<'a> Packed<'a> {
                 }
                 format => format.zero(),
             };
-            let codes = &bytes[SCALE_BYTES + block * (tile_bytes - SCALE_BYTES) / 2..];
+            let codes_at = self.format.codes_at();
+            let codes = &bytes[codes_at + block * (tile_bytes - codes_at) / 2..];
             for (input, out) in out.iter_mut().enumerate() {
                 let code = match self.format {
                     Format::Int8 => codes[input / 4 * 64 + row * 4 + input % 4],
-                    Format::Int4 | Format::Int4Zeros => {
+                    Format::Int4 | Format::Int4Zeros | Format::Int4Minima => {
                         let byte = codes[input / 8 * 64 + row * 4 + input % 4];
                         if input % 8 < 4 { byte & 15 } else { byte >> 4 }
                     }
                 };
-                *out = step * (f32::from(code) - f32::from(zero));
+                *out = step * (f32::from(code) - f32::from(zero)) + minimum;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_tells_its_format_by_its_size() {
+        for columns in (BLOCK..64 * BLOCK).step_by(BLOCK) {
+            for format in Format::ALL {
+                let found = Format::of_group(columns, format.group_bytes(columns));
+                assert_eq!(found, Some(format), "{columns} columns");
+            }
+        }
+    }
+
+    #[test]
+    fn minima_are_read_back_to_the_bit() {
+        // Steps and minima that half precision holds; rows and columns that end inside a group and a tile.
+        let (rows, columns) = (21, 96);
+        let codes: Vec<u8> = (0..rows * columns).map(|i| (i * 7 % 16) as u8).collect();
+        let blocks = rows * columns / BLOCK;
+        let scales: Vec<f32> = (0..blocks).map(|i| 0.25 + i as f32 / 256.0).collect();
+        let minima: Vec<f32> = (0..blocks).map(|i| i as f32 / 64.0 - 0.6875).collect();
+        let matrix = Unpacked {
+            rows,
+            columns,
+            codes: &codes,
+            scales: &scales,
+            zeros: &[],
+            minima: &minima,
+            format: Format::Int4Minima,
+        };
+        let bytes = pack(&matrix).unwrap();
+        assert_eq!(bytes.len(), 2 * 2 * 640, "two groups of two tiles");
+        let packed = Packed::new(&bytes, rows, columns).unwrap();
+        assert_eq!(packed.format(), Format::Int4Minima);
+        let mut row = vec![0.0; columns];
+        for index in 0..rows {
+            packed.read_row(index, 2.0, &mut row);
+            for (input, found) in row.iter().enumerate() {
+                let at = index * columns + input;
+                let expected =
+                    2.0 * (scales[at / BLOCK] * f32::from(codes[at]) + minima[at / BLOCK]);
+                assert_eq!(*found, expected, "row {index}, input {input}");
+            }
+        }
+        let error = pack(&Unpacked {
+            minima: &minima[1..],
+            ..matrix
+        });
+        assert_eq!(
+            error.unwrap_err().to_string(),
+            "matrix of 21 rows and 96 columns: expected 63 minima, found 62"
+        );
     }
 }

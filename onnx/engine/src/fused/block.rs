@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use llmasos_kernels::Step;
 use llmasos_kernels::block::{self, Block};
 use llmasos_kernels::norm::{Activation, Norm, NormKind};
-use llmasos_kernels::{Step, pool::Pool};
+use llmasos_kernels::pool::{KvScales, Pool};
 use ort::operator::{
     ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput,
 };
@@ -42,6 +43,7 @@ mod input {
     pub(super) const DOWN: usize = 18;
     pub(super) const DOWN_BIAS: usize = 19;
     pub(super) const POST_FFN_NORM: usize = 20;
+    pub(super) const KV_SCALES: usize = 21;
 }
 
 impl Operator for DecoderBlock {
@@ -74,6 +76,7 @@ impl Operator for DecoderBlock {
             required(Uint8),
             optional(Float32),
             required(Uint8),
+            optional(Float32),
             optional(Float32),
             optional(Float32),
         ]
@@ -131,6 +134,11 @@ fn read<'a>(node: &KernelContext<'a>, pool: &Pool) -> ort::Result<Block<'a>> {
     };
     let qkv_rows = (heads + 2 * kv_heads) * head_dim;
     let up_rows = if gated { 2 * ffn } else { ffn };
+    // `[2, kv_heads · head_dim]`; the block checks both lengths.
+    let kv_scales = optional(node, input::KV_SCALES).map(|both| {
+        let (keys, values) = both.split_at(both.len() / 2);
+        KvScales { keys, values }
+    });
     Ok(Block {
         layer: layer?,
         heads,
@@ -141,6 +149,7 @@ fn read<'a>(node: &KernelContext<'a>, pool: &Pool) -> ort::Result<Block<'a>> {
         qkv_bias: optional(node, input::QKV_BIAS),
         q_norm: extra(input::Q_NORM),
         k_norm: extra(input::K_NORM),
+        kv_scales,
         output: packed(node, input::OUTPUT, "output", (hidden, heads * head_dim))?,
         output_bias: optional(node, input::OUTPUT_BIAS),
         post_attention_norm: extra(input::POST_ATTENTION_NORM),
@@ -229,7 +238,7 @@ impl Kernel for BlockKernel<'_> {
 
 impl BlockKernel<'_> {
     /// Optional inputs, and whether they were found to be constants.
-    fn taken(&self) -> [(usize, bool); 10] {
+    fn taken(&self) -> [(usize, bool); 11] {
         let block = &self.block;
         [
             (input::INPUT_NORM_BIAS, block.input_norm.bias.is_some()),
@@ -245,6 +254,7 @@ impl BlockKernel<'_> {
             (input::UP_BIAS, block.up_bias.is_some()),
             (input::DOWN_BIAS, block.down_bias.is_some()),
             (input::POST_FFN_NORM, block.post_ffn_norm.is_some()),
+            (input::KV_SCALES, block.kv_scales.is_some()),
         ]
     }
 }

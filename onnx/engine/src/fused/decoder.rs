@@ -55,14 +55,18 @@ impl FusedDecoder {
         limits: Limits,
     ) -> Result<Self> {
         let pages = pages_for(config, &limits)?;
-        let pool =
-            Pool::new(pages, config.layers, config.kv_heads, config.head_dim).map_err(|error| {
-                EngineError::Option {
-                    option: "context",
-                    expected: "a pool that fits".to_owned(),
-                    found: error.to_string(),
-                }
-            })?;
+        let pool = Pool::new(
+            config.kv.element(),
+            pages,
+            config.layers,
+            config.kv_heads,
+            config.head_dim,
+        )
+        .map_err(|error| EngineError::Option {
+            option: "context",
+            expected: "a pool that fits".to_owned(),
+            found: error.to_string(),
+        })?;
         let options = runtime.options();
         let shared = Shared::new(pool, Workspace::new(options.isa), options.threads);
         let rows = [Dim::Any];
@@ -212,16 +216,10 @@ impl StepModel for FusedDecoder {
 
 /// Pages that the memory allows, at least one of a whole context.
 fn pages_for(config: &LlamaConfig, limits: &Limits) -> Result<usize> {
-    let page_bytes = [
-        2,
-        config.layers,
-        config.kv_heads,
-        config.head_dim,
-        PAGE_TOKENS,
-    ]
-    .into_iter()
-    .try_fold(size_of::<u16>(), |bytes, size| bytes.checked_mul(size))
-    .filter(|bytes| *bytes > 0);
+    let element = config.kv.element();
+    let page_bytes = element
+        .page_bytes(config.layers, config.kv_heads, config.head_dim)
+        .filter(|bytes| *bytes > 0);
     let least = limits.context.div_ceil(PAGE_TOKENS);
     let pages = match (limits.cache_bytes, page_bytes) {
         (None, Some(_)) => least,
@@ -240,4 +238,55 @@ fn pages_for(config: &LlamaConfig, limits: &Limits) -> Result<usize> {
         ),
         found: format!("{} bytes", limits.cache_bytes.unwrap_or(0)),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A model of 30 layers and 3 key heads of 64, as `llmasos.json` describes it.
+    fn config(kv: &str) -> LlamaConfig {
+        let json = format!(
+            r#"{{"layers": 30, "hidden": 576, "heads": 9, "kv_heads": 3, "head_dim": 64, "vocab": 9, "context": 8192,
+                "eos": [2]{kv}}}"#
+        );
+        serde_json::from_str(&json).unwrap()
+    }
+
+    #[test]
+    fn pages_are_counted_in_the_bytes_they_take() {
+        // 32 tokens · 30 layers · keys and values · 3 heads · 64 elements.
+        const ELEMENTS: usize = 32 * 30 * 2 * 3 * 64;
+        let limits = |context, cache_bytes| Limits {
+            context,
+            sequences: 1,
+            cache_bytes,
+        };
+        /// What the settings say of keys and values, tokens, bytes, and pages or what the error says.
+        type Case<'a> = (&'a str, usize, Option<usize>, Result<usize, &'a str>);
+        let cases: [Case<'_>; 7] = [
+            ("", 100, None, Ok(4)),
+            ("", 100, Some(10 * 2 * ELEMENTS + 1), Ok(10)),
+            (r#", "kv": "f16""#, 100, Some(10 * 2 * ELEMENTS), Ok(10)),
+            (r#", "kv": "int8""#, 100, Some(10 * 2 * ELEMENTS), Ok(20)),
+            (r#", "kv": "int8""#, 100, Some(4 * ELEMENTS), Ok(4)),
+            (
+                r#", "kv": "int8""#,
+                129,
+                Some(4 * ELEMENTS),
+                Err("1843200 bytes"),
+            ),
+            ("", 100, Some(4 * ELEMENTS), Err("2949120 bytes")),
+        ];
+        for (kv, context, bytes, expected) in cases {
+            let found = pages_for(&config(kv), &limits(context, bytes));
+            match (found, expected) {
+                (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{kv} {bytes:?}"),
+                (Err(error), Err(expected)) => {
+                    assert!(error.to_string().contains(expected), "{error}");
+                }
+                (found, _) => panic!("{kv} {context} {bytes:?}: {found:?}"),
+            }
+        }
+    }
 }

@@ -11,6 +11,7 @@
 
 use std::path::Path;
 
+use llmasos_kernels::pool::Element;
 use ort::memory::Allocator;
 use ort::session::IoBinding;
 use ort::value::Tensor;
@@ -62,6 +63,31 @@ pub struct LlamaConfig {
     /// Whether the folder has the fused graph beside the portable one.
     #[serde(default)]
     pub fused: bool,
+    /// How the fused graph keeps keys and values.
+    #[serde(default)]
+    pub kv: KvStorage,
+}
+
+/// How keys and values are kept between steps.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+pub enum KvStorage {
+    /// In half precision.
+    #[default]
+    #[serde(rename = "f16")]
+    F16,
+    /// As bytes: every block of the graph has scales for them.
+    #[serde(rename = "int8")]
+    Int8,
+}
+
+impl KvStorage {
+    /// What the kernels call it.
+    pub(crate) fn element(self) -> Element {
+        match self {
+            KvStorage::F16 => Element::F16,
+            KvStorage::Int8 => Element::Int8,
+        }
+    }
 }
 
 impl LlamaConfig {

@@ -47,7 +47,7 @@ mod turn;
 mod warm_up;
 
 pub use chat::{ChatMessage, MAX_MESSAGES, Role};
-pub use decoder::LlamaConfig;
+pub use decoder::{KvStorage, LlamaConfig};
 pub use encoder::{Encoder, EncoderConfig, Pooling};
 pub use generation::Generation;
 pub use grammar::{Grammar, MAX_CHOICES, MAX_GRAMMAR_BYTES};

@@ -264,6 +264,7 @@ fn describe_layer(
         window,
         rotary: Some(rotary),
         scale: family.scale,
+        kv_scales: None,
     })
 }
 

@@ -182,6 +182,7 @@ fn describe_layer(
         window: None,
         rotary: None,
         scale: scale(file, sizes, layer)?,
+        kv_scales: None,
     })
 }
 

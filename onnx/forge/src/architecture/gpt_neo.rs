@@ -103,6 +103,7 @@ fn describe_layer(
         window,
         rotary: None,
         scale: 1.0,
+        kv_scales: None,
     }
 }
 

@@ -8,6 +8,7 @@
 //!   layers.3.{input_norm|ffn_norm}.weight|bias
 //!   layers.3.{query_norm|key_norm|post_attention_norm|post_ffn_norm}.weight
 //!   layers.3.{qkv|output|gate|up|down}.weight|bias
+//!   layers.3.kv_scales
 //! ```
 
 use crate::decoder::{DecoderSpec, LayerPart, LayerSpec, Linear, Norm};
@@ -118,6 +119,9 @@ fn visit_layer(index: usize, layer: &mut LayerSpec, hear: Hear<'_>) {
         ("key_norm", &mut layer.key_norm),
     ] {
         visit_optional(&name(part), vector, hear);
+    }
+    if let Some(scales) = &mut layer.kv_scales {
+        hear(name("kv_scales"), Slot::Vector(scales));
     }
     visit_linear(&name("output"), &mut layer.output, hear);
     let post = &mut layer.post_attention_norm;

@@ -160,6 +160,7 @@ impl Builder<'_, '_> {
         let down = [(place(LayerPart::Down), &layer.down)];
         inputs.extend(self.linear(name("feed_forward.down"), &down));
         inputs.push(self.vector(name("feed_forward.post_norm"), layer.post_ffn_norm.as_ref()));
+        inputs.push(self.kv_scales(name("kv.scales"), layer.kv_scales.as_ref()));
         let output = name("residual");
         let node = Node::llmasos("DecoderBlock", &without_tail(&inputs), &[&output])
             .int("layer", index as i64)
@@ -247,12 +248,21 @@ impl Builder<'_, '_> {
 
     /// Registers a vector; returns its name, or an empty one if there is none.
     fn vector(&mut self, name: String, vector: Option<&Vector>) -> String {
+        let length = vector.map_or(0, Vector::length);
+        self.shaped(name, vector, &[length as i64])
+    }
+
+    /// Registers scales of keys and values, one row each.
+    fn kv_scales(&mut self, name: String, scales: Option<&Vector>) -> String {
+        self.shaped(name, scales, &[2, self.spec.kv_width() as i64])
+    }
+
+    fn shaped(&mut self, name: String, vector: Option<&Vector>, dims: &[i64]) -> String {
         let Some(vector) = vector.cloned() else {
             return String::new();
         };
         let weights = self.weights;
-        let dims = [vector.length() as i64];
-        let tensors = vec![TensorSpec::new(&name, DataType::Float, &dims)];
+        let tensors = vec![TensorSpec::new(&name, DataType::Float, dims)];
         self.graph.payload(tensors, move || {
             Ok(vec![float_bytes(&vector.floats(weights)?)])
         });

@@ -89,4 +89,7 @@ pub struct DecoderConfig {
     pub architecture: String,
     /// Whether the folder holds `fused.onnx`.
     pub fused: bool,
+    /// How that graph keeps keys and values: "int8" if all layers have scales for it; else it is left out and means "f16".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv: Option<String>,
 }

@@ -89,6 +89,10 @@ pub struct LayerSpec {
     pub rotary: Option<usize>,
     /// Factor of q·k.
     pub scale: f32,
+    /// What a byte is worth that stores a key or value: one number for each feature of the keys (after norm and rotation),
+    /// then of the values, 2·[`DecoderSpec::kv_width`]. Measured on texts; absent, keys and values are stored in half
+    /// precision. Only the fused graph has a use for it.
+    pub kv_scales: Option<Vector>,
 }
 
 /// A whole model.
@@ -145,6 +149,11 @@ impl DecoderSpec {
     /// Rows of the key, and of the value.
     pub fn kv_width(&self) -> usize {
         self.kv_heads * self.head_dim
+    }
+
+    /// Whether keys and values of all layers can be stored as bytes.
+    pub fn has_kv_scales(&self) -> bool {
+        !self.layers.is_empty() && self.layers.iter().all(|layer| layer.kv_scales.is_some())
     }
 
     /// The matrix of the output head.
@@ -268,6 +277,7 @@ impl DecoderSpec {
                 &layer.key_norm,
                 &layer.post_attention_norm,
                 &layer.post_ffn_norm,
+                &layer.kv_scales,
             ];
             let biases = layer.linears().filter_map(|linear| linear.bias.as_ref());
             norms.chain(single.into_iter().flatten()).chain(biases)

@@ -8,7 +8,7 @@ use crate::architecture::{Model, from_checkpoint, from_gguf};
 use crate::error::ForgeError;
 use crate::gguf::Gguf;
 use crate::graph::Graph;
-use crate::matrix::transpose;
+use crate::matrix::{Vector, transpose};
 use crate::proto::onnx::NodeProto;
 use crate::quantize::CodeFormat;
 
@@ -20,6 +20,11 @@ const INT8: Options = Options {
 const INT4: Options = Options {
     layers: Storage::Blocks(CodeFormat::Int4),
     head: Storage::Blocks(CodeFormat::Int4Symmetric),
+    accuracy_level: 4,
+};
+const MINIMA: Options = Options {
+    layers: Storage::Blocks(CodeFormat::Int4Minima),
+    head: Storage::Blocks(CodeFormat::Int4Minima),
     accuracy_level: 4,
 };
 const FP32: Options = Options {
@@ -170,6 +175,65 @@ fn biases_are_the_sixth_input_of_a_block_product() {
 }
 
 #[test]
+fn minima_are_a_second_product_of_the_same_weights() {
+    let checkpoint = toys::gated("qwen2", 1);
+    let made = made_portable(&checkpoint, MINIMA).unwrap();
+    let product = ["MatMulNBits", "AveragePool", "MatMul", "Add"];
+    assert_eq!(made.operators()[2..6], product);
+    let name = "layers.0.attention.qkv";
+    let codes = made.all("MatMulNBits")[0];
+    let bias = format!("{name}.bias");
+    assert_eq!(codes.input[3..], ["", "", bias.as_str()], "no zero points");
+    assert_eq!(made.all("MatMul")[0].input[1], format!("{name}.minima"));
+    assert_eq!(
+        made.all("Add")[0].output[0],
+        made.all("GroupQueryAttention")[0].input[0]
+    );
+
+    // Codes count from 8, and the mean of 32 inputs is multiplied with 32 times what is missing.
+    let qkv = &spec(&checkpoint).layers[0].qkv.matrix;
+    let expected = qkv.codes(&checkpoint.1, CodeFormat::Int4Minima).unwrap();
+    let weights = expected.weights(32, CodeFormat::Int4Minima);
+    let (scales, minima) = (
+        made.floats(&format!("{name}.scales")),
+        made.floats(&format!("{name}.minima")),
+    );
+    assert_eq!(
+        made.constants[&format!("{name}.minima")].0,
+        [1, 64],
+        "blocks, rows"
+    );
+    for (row, codes) in made.constants[name].1.chunks_exact(16).enumerate() {
+        let nibbles = codes.iter().flat_map(|byte| [byte & 15, byte >> 4]);
+        for (column, code) in nibbles.enumerate() {
+            let found = scales[row] * (f32::from(code) - 8.0) + minima[row] / 32.0;
+            let expected = weights[row * 32 + column];
+            assert!(
+                (found - expected).abs() <= 1e-6 * expected.abs().max(1.0),
+                "{found} {expected}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_table_of_minima_is_stored_as_int8_by_stock_operators() {
+    let checkpoint = toys::gated("llama", 1);
+    let made = made_portable(&checkpoint, MINIMA).unwrap();
+    let lookup = made.all("GatherBlockQuantized")[0];
+    assert_eq!((int(lookup, "bits"), lookup.input.len()), (Some(8), 3));
+    assert_eq!(made.constants["embedding.weight"].0, [5, 32]);
+    let head = made.all("MatMulNBits").into_iter().last().unwrap();
+    assert_eq!(
+        (int(head, "bits"), head.output[0].as_str()),
+        (Some(8), "logits")
+    );
+    // The fused graph has the minima: one group of one tile.
+    let made = made_fused(&checkpoint, MINIMA).unwrap();
+    assert_eq!(made.constants["embedding.weight"].0, [1, 704]);
+}
+
+#[test]
 fn gemma3_norms_what_it_adds_and_has_two_tables() {
     let made = made_portable(&toys::gated("gemma3_text", 6), INT8).unwrap();
     assert_eq!(made.operators()[..2], ["GatherBlockQuantized", "Mul"]);
@@ -303,6 +367,30 @@ fn a_fused_block_has_every_input_in_its_place() {
     let head = made.all("Head")[0];
     assert_eq!(head.input[4], "embedding.weight", "tied");
     assert_eq!(int(head, "rows"), Some(5));
+}
+
+#[test]
+fn scales_of_keys_and_values_are_the_last_input() {
+    let (config, toy) = toys::gated("llama", 2);
+    // One key head of 16: a row for keys, a row for values.
+    let checkpoint = (config, toy.with("kv.0", &[32]).with("kv.1", &[32]));
+    let mut spec = spec(&checkpoint);
+    assert!(!spec.has_kv_scales());
+    spec.layers[0].kv_scales = Some(Vector::stored("kv.0", 32));
+    assert!(!spec.has_kv_scales(), "one layer of two has none");
+    spec.layers[1].kv_scales = Some(Vector::stored("kv.1", 32));
+    assert!(spec.has_kv_scales());
+    let made = Made::of(fused(&checkpoint.1, &spec, &INT8).unwrap().unwrap()).unwrap();
+    let block = made.all("DecoderBlock")[1];
+    assert_eq!(block.input[20..], ["", "layers.1.kv.scales"]);
+    assert_eq!(made.constants["layers.1.kv.scales"].0, [2, 16]);
+    assert_eq!(made.floats("layers.1.kv.scales"), counted(32));
+    spec.layers[1].kv_scales = Some(Vector::stored("kv.2", 32));
+    let message = fused(&checkpoint.1, &spec, &INT8)
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(message.contains("tensor kv.2 is missing"), "{message}");
 }
 
 #[test]

@@ -20,6 +20,7 @@ pub(super) fn format_of(format: CodeFormat) -> Format {
     match format {
         CodeFormat::Int4Symmetric => Format::Int4,
         CodeFormat::Int4 => Format::Int4Zeros,
+        CodeFormat::Int4Minima => Format::Int4Minima,
         CodeFormat::Int8 => Format::Int8,
     }
 }
@@ -87,7 +88,7 @@ fn pack_rows(
             .collect()
     };
     let unpacked = match format {
-        CodeFormat::Int4Symmetric | CodeFormat::Int4 => nibbles(bytes),
+        CodeFormat::Int4Symmetric | CodeFormat::Int4 | CodeFormat::Int4Minima => nibbles(bytes),
         CodeFormat::Int8 => bytes.to_vec(),
     };
     let mut zeros = Vec::new();
@@ -99,21 +100,30 @@ fn pack_rows(
             zeros.extend(nibbles(row).into_iter().take(blocks));
         }
     }
+    let range = rows.start * blocks..rows.end * blocks;
+    let minima = if format.has_minima() {
+        &codes.minima[range.clone()]
+    } else {
+        &[]
+    };
     Ok(pack(&Unpacked {
         rows: rows.len(),
         columns,
         codes: &unpacked,
-        scales: &codes.scales[rows.start * blocks..rows.end * blocks],
+        scales: &codes.scales[range],
         zeros: &zeros,
+        minima,
         format: format_of(format),
     })?)
 }
 
 #[cfg(test)]
 mod tests {
+    use llmasos_kernels::pack::Packed;
+
     use super::*;
-    use crate::gguf::Gguf;
     use crate::gguf::sample::Sample;
+    use crate::gguf::{BlockFormat, Gguf};
     use crate::matrix::{Matrix, Part};
 
     #[test]
@@ -142,6 +152,7 @@ mod tests {
         for format in [
             CodeFormat::Int4Symmetric,
             CodeFormat::Int4,
+            CodeFormat::Int4Minima,
             CodeFormat::Int8,
         ] {
             let both = [codes("gate", 20, format), codes("up", 20, format)];
@@ -158,5 +169,37 @@ mod tests {
             (order[15], order[16], order[32], order[36]),
             (15.0, 100.0, 16.0, 116.0)
         );
+    }
+
+    #[test]
+    fn weights_of_a_q4_1_file_are_kept_to_the_bit() {
+        let blocks = 20 * 3;
+        let raw: Vec<u8> = (0..blocks)
+            .flat_map(|block: u16| {
+                let scale = half::f16::from_f32(0.01 + f32::from(block) / 999.0);
+                let minimum = half::f16::from_f32(f32::from(block) / 77.0 - 0.4321);
+                let codes = (0..16).map(move |i| (block * 31 + i * 97) as u8);
+                let head = [scale.to_le_bytes(), minimum.to_le_bytes()].concat();
+                head.into_iter().chain(codes)
+            })
+            .collect();
+        let expected = BlockFormat::Q4_1.dequantize(&raw);
+        // 3 is ggml's number of Q4_1.
+        let mut bytes = Sample::default()
+            .tensor("w", &[96, 20], 3, 0)
+            .bytes(raw.len());
+        let begin = bytes.len() - raw.len();
+        bytes[begin..].copy_from_slice(&raw);
+        let gguf = Gguf::parse(&bytes).unwrap();
+        let matrix = Matrix::one(96, Part::stored("w", 20));
+        let codes = matrix.codes(&gguf, CodeFormat::Int4Minima).unwrap();
+        let bytes = packed(&[codes], (20, 96), CodeFormat::Int4Minima).unwrap();
+        let read = Packed::new(&bytes, 20, 96).unwrap();
+        assert_eq!(read.format(), Format::Int4Minima);
+        let mut row = vec![0.0; 96];
+        for (index, expected) in expected.chunks_exact(96).enumerate() {
+            read.read_row(index, 1.0, &mut row);
+            assert_eq!(row, expected, "row {index}");
+        }
     }
 }

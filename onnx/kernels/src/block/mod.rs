@@ -25,7 +25,7 @@ mod tests;
 use crate::Isa;
 use crate::norm::{Activation, Norm};
 use crate::pack::{GROUP_ROWS, Packed};
-use crate::pool::Pool;
+use crate::pool::{Element, KvScales, Pool};
 use crate::step::{Step, StepError};
 use crate::team::Threads;
 use crate::workspace::Workspace;
@@ -54,6 +54,8 @@ pub struct Block<'a> {
     pub q_norm: Option<Norm<'a>>,
     /// Of each key head.
     pub k_norm: Option<Norm<'a>>,
+    /// What keys and values are worth in a pool of bytes, which needs them; not used with another.
+    pub kv_scales: Option<KvScales<'a>>,
     /// From the heads back to the residual stream.
     pub output: Packed<'a>,
     /// As many as the stream is wide.
@@ -89,7 +91,7 @@ pub struct BlockError {
     /// What it should be.
     pub expected: String,
     /// What it is.
-    pub found: usize,
+    pub found: String,
 }
 
 /// Why a call did not run.
@@ -178,11 +180,11 @@ impl Block<'_> {
                 optional(&self.post_ffn_norm, hidden),
             ),
         ];
-        let wrong = |what, expected: String, found| BlockError {
+        let wrong = |what, expected: String, found: usize| BlockError {
             layer: self.layer,
             what,
             expected,
-            found,
+            found: found.to_string(),
         };
         if self.layer >= pool.layers() {
             return Err(wrong(
@@ -195,9 +197,36 @@ impl Block<'_> {
             .into_iter()
             .find(|(_, expected, found)| expected != found)
         {
-            None => Ok(()),
+            None => self.check_kv_scales(pool),
             Some((what, expected, found)) => Err(wrong(what, expected.to_string(), found)),
         }
+    }
+
+    fn check_kv_scales(&self, pool: &Pool) -> Result<(), BlockError> {
+        let wrong = |expected: String, found: String| BlockError {
+            layer: self.layer,
+            what: "scales of keys and values",
+            expected,
+            found,
+        };
+        let Some(scales) = &self.kv_scales else {
+            return match pool.element() {
+                Element::F16 => Ok(()),
+                Element::Int8 => Err(wrong("some for a pool of bytes".into(), "none".into())),
+            };
+        };
+        let width = pool.kv_heads() * pool.head_dim();
+        for part in [scales.keys, scales.values] {
+            if part.len() != width {
+                return Err(wrong(width.to_string(), part.len().to_string()));
+            }
+            // Normal, because a key is divided by it.
+            let usable = |scale: &&f32| !(scale.is_normal() && **scale > 0.0);
+            if let Some(scale) = part.iter().find(usable) {
+                return Err(wrong("finite numbers above 0".into(), scale.to_string()));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -8,8 +8,8 @@ use super::{Block, PRIVATE_ROWS};
 use crate::activation::Shaped;
 use crate::attention::{Past, QUERIES, Sight, Weight, attend, join};
 use crate::norm::{Norm, activate, norm, rotate};
-use crate::pack::{Format, GROUP_ROWS, Packed};
-use crate::pool::{PAGE_TOKENS, Pool};
+use crate::pack::{GROUP_ROWS, Packed};
+use crate::pool::{Bytes, Element, Halves, PAGE_TOKENS, Pool, Stored, scatter};
 use crate::simd::{LANES, MAX_TOGETHER_ROWS, Simd, portable::Portable};
 use crate::step::{MAX_RANGES, Plan, Segment, Step, Task, sight_from};
 use crate::team::{Team, chunk};
@@ -94,6 +94,21 @@ impl<'a> Call<'a> {
             shared: &raw mut workspace.activations,
             own: workspace.own.as_mut_ptr(),
             own_count: workspace.own.len(),
+        }
+    }
+}
+
+impl Call<'_> {
+    /// What keys and values of a head are worth, `[head_dim]` each, in a pool where that is to be said.
+    fn scales(&self, head: usize) -> (Option<&[f32]>, Option<&[f32]>) {
+        let width = self.pool.head_dim();
+        let range = head * width..(head + 1) * width;
+        match (self.pool.element(), &self.block.kv_scales) {
+            (Element::Int8, Some(scales)) => (
+                Some(&scales.keys[range.clone()]),
+                Some(&scales.values[range]),
+            ),
+            _ => (None, None),
         }
     }
 }
@@ -208,10 +223,19 @@ unsafe fn walk<S: Simd>(call: &Call<'_>, index: usize) {
             } else {
                 4
             };
-            phase!(call, 2, call.rows, rows, row => { store_row::<S>(call, row); });
+            phase!(call, 2, call.rows, rows, row => {
+                match call.pool.element() {
+                    Element::F16 => store_row::<S, Halves>(call, row),
+                    Element::Int8 => store_row::<S, Bytes>(call, row),
+                }
+            });
         }
         phase!(call, 3, call.plan.tasks.len(), 1, task => {
-            attend_task::<S>(call, own, &call.plan.tasks[task], alone);
+            let task = &call.plan.tasks[task];
+            match call.pool.element() {
+                Element::F16 => attend_task::<S, Halves>(call, own, task, alone),
+                Element::Int8 => attend_task::<S, Bytes>(call, own, task, alone),
+            }
         });
 
         let bytes = ready(own, output);
@@ -287,15 +311,6 @@ unsafe fn walk<S: Simd>(call: &Call<'_>, index: usize) {
     }
 }
 
-/// What the activations of a matrix subtract for it: its zero point, or 1 where each block has its own.
-#[inline(always)]
-pub(crate) fn zero_of(format: Format) -> i32 {
-    match format {
-        Format::Int4Zeros => 1,
-        format => i32::from(format.zero()),
-    }
-}
-
 /// The norm of a row, as bytes.
 #[inline(always)]
 unsafe fn normed<S: Simd>(
@@ -310,7 +325,7 @@ unsafe fn normed<S: Simd>(
     // SAFETY: rows of the stream.
     unsafe {
         norm::<S>(with, from.add(row * call.hidden), own.row.as_mut_ptr());
-        bytes.quantize_row::<S>(row, &own.row[..call.hidden], zero_of(matrix.format()));
+        bytes.quantize_row::<S>(row, &own.row[..call.hidden], matrix.format().fix());
     }
 }
 
@@ -320,7 +335,7 @@ unsafe fn plain<S: Simd>(from: *const f32, matrix: &Packed<'_>, bytes: &Shaped, 
     // SAFETY: rows as wide as the matrix.
     unsafe {
         let x = std::slice::from_raw_parts(from.add(row * matrix.columns()), matrix.columns());
-        bytes.quantize_row::<S>(row, x, zero_of(matrix.format()));
+        bytes.quantize_row::<S>(row, x, matrix.format().fix());
     }
 }
 
@@ -441,7 +456,7 @@ unsafe fn gate<S: Simd>(call: &Call<'_>, pair: usize, bytes: &Shaped) {
 
 /// Keys and values of a row into their pages.
 #[inline(always)]
-unsafe fn store_row<S: Simd>(call: &Call<'_>, row: usize) {
+unsafe fn store_row<S: Simd, E: Stored>(call: &Call<'_>, row: usize) {
     // SAFETY: segments hold all rows.
     let segment = call
         .plan
@@ -449,12 +464,17 @@ unsafe fn store_row<S: Simd>(call: &Call<'_>, row: usize) {
         .partition_point(|segment| segment.row <= row)
         - 1;
     for head in 0..call.pool.kv_heads() {
-        unsafe { store_head::<S>(call, &call.plan.segments[segment], row, head) };
+        unsafe { store_head::<S, E>(call, &call.plan.segments[segment], row, head) };
     }
 }
 
 #[inline(always)]
-unsafe fn store_head<S: Simd>(call: &Call<'_>, segment: &Segment, row: usize, head: usize) {
+unsafe fn store_head<S: Simd, E: Stored>(
+    call: &Call<'_>,
+    segment: &Segment,
+    row: usize,
+    head: usize,
+) {
     let width = call.pool.head_dim();
     let position = segment.position + row - segment.row;
     // SAFETY: pages were checked up to the last position; keys and values of this row and head are this task's.
@@ -470,25 +490,32 @@ unsafe fn store_head<S: Simd>(call: &Call<'_>, segment: &Segment, row: usize, he
             rotate(key, &angles[row * width..(row + 1) * width]);
         }
         let page = call.step.pages[segment.sequence * call.step.table + position / PAGE_TOKENS];
-        let (keys, values) = call.pool.head(page as usize, call.block.layer, head);
+        let (keys, values) = call.pool.head::<E>(page as usize, call.block.layer, head);
+        let (key_scales, value_scales) = call.scales(head);
         let token = position % PAGE_TOKENS;
         for feature in (0..width).step_by(LANES) {
-            S::store_f16(
+            let scales =
+                |all: Option<&[f32]>| all.map_or(std::ptr::null(), |all| all[feature..].as_ptr());
+            E::store::<S>(
                 S::load(value.add(feature)),
+                scales(value_scales),
                 values.add(token * width + feature),
             );
-            let mut column = [0_u16; LANES];
-            S::store_f16(S::load(key.add(feature)), column.as_mut_ptr());
-            for (i, element) in column.into_iter().enumerate() {
-                keys.add((feature + i) * PAGE_TOKENS + token).write(element);
-            }
+            let column = keys.add(feature * PAGE_TOKENS + token);
+            let key = S::load(key.add(feature));
+            scatter::<S, E>(key, scales(key_scales), column, PAGE_TOKENS);
         }
     }
 }
 
 /// Some queries over some of the past; whoever finishes the last range of a query joins them.
 #[inline(always)]
-unsafe fn attend_task<S: Simd>(call: &Call<'_>, own: &mut Own, task: &Task, alone: bool) {
+unsafe fn attend_task<S: Simd, E: Stored>(
+    call: &Call<'_>,
+    own: &mut Own,
+    task: &Task,
+    alone: bool,
+) {
     let segment = &call.plan.segments[task.segment];
     let width = call.pool.head_dim();
     let group = call.block.heads / call.pool.kv_heads();
@@ -498,8 +525,9 @@ unsafe fn attend_task<S: Simd>(call: &Call<'_>, own: &mut Own, task: &Task, alon
     // SAFETY: tasks were planned for these rows; slots are given to one task each.
     unsafe {
         if alone && task.range + 1 == task.ranges {
-            store_head::<S>(call, segment, segment.row, task.head);
+            store_head::<S, E>(call, segment, segment.row, task.head);
         }
+        let (key_scales, value_scales) = call.scales(task.head);
         for i in 0..task.count {
             let (row, member) = ((task.first + i) / group, (task.first + i) % group);
             let position = segment.position + row;
@@ -508,7 +536,13 @@ unsafe fn attend_task<S: Simd>(call: &Call<'_>, own: &mut Own, task: &Task, alon
                 position,
             };
             let head = task.head * group + member;
-            query::<S>(call, own, segment.row + row, head, i, task.count);
+            query::<S>(
+                call,
+                own,
+                (segment.row + row, head),
+                (i, task.count),
+                key_scales,
+            );
             out[i] = if task.ranges == 1 {
                 call.attention
                     .add(((segment.row + row) * call.block.heads + head) * width)
@@ -524,9 +558,10 @@ unsafe fn attend_task<S: Simd>(call: &Call<'_>, own: &mut Own, task: &Task, alon
             head: task.head,
             begin: task.begin,
             end: task.end,
+            value_scales,
         };
         let (queries, scores) = (own.queries.as_ptr(), own.scores.as_mut_ptr());
-        attend::<S>(
+        attend::<S, E>(
             &past,
             queries,
             &sight[..task.count],
@@ -546,15 +581,14 @@ unsafe fn attend_task<S: Simd>(call: &Call<'_>, own: &mut Own, task: &Task, alon
     }
 }
 
-/// A query head, normed, rotated and scaled, as column `i` of `[head_dim][count]`.
+/// A query head, normed, rotated and scaled, with the scales of the keys it meets, as column `i` of `[head_dim][count]`.
 #[inline(always)]
 unsafe fn query<S: Simd>(
     call: &Call<'_>,
     own: &mut Own,
-    row: usize,
-    head: usize,
-    i: usize,
-    count: usize,
+    (row, head): (usize, usize),
+    (i, count): (usize, usize),
+    key_scales: Option<&[f32]>,
 ) {
     let width = call.pool.head_dim();
     // SAFETY: a head of the row; another task may read the same head, so it is not changed in place.
@@ -569,7 +603,8 @@ unsafe fn query<S: Simd>(
             rotate(head, &angles[row * width..(row + 1) * width]);
         }
         for feature in 0..width {
-            own.queries[feature * count + i] = *head.add(feature) * call.block.scale;
+            let scale = key_scales.map_or(1.0, |scales| scales[feature]);
+            own.queries[feature * count + i] = *head.add(feature) * call.block.scale * scale;
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::norm::{NormKind, rotary_angles};
 use crate::pack::{BLOCK, Format, Unpacked, pack};
+use crate::pool::Bytes;
 use crate::team::Scoped;
 
 const WIDTH: usize = 16;
@@ -11,10 +12,12 @@ const KV_HEADS: usize = 2;
 const HIDDEN: usize = 96;
 const FFN: usize = 128;
 const LAYERS: usize = 2;
+/// Tokens that scales of keys and values are measured with.
+const MEASURED: usize = 80;
 const PAGES: usize = 48;
 
 /// Largest error of a row relative to its length: activations are rounded to bytes four times a block, keys and values to
-/// half precision.
+/// half precision or to bytes.
 const ERROR: f32 = 0.02;
 
 struct Random(u64);
@@ -44,6 +47,7 @@ struct Family {
     activation: Activation,
     window: usize,
     format: Format,
+    element: Element,
 }
 
 const LLAMA: Family = Family {
@@ -56,8 +60,13 @@ const LLAMA: Family = Family {
     activation: Activation::Silu,
     window: 0,
     format: Format::Int4,
+    element: Element::F16,
 };
-const FAMILIES: [(&str, Family); 4] = [
+const LLAMA_BYTES: Family = Family {
+    element: Element::Int8,
+    ..LLAMA
+};
+const FAMILIES: [(&str, Family); 8] = [
     ("llama", LLAMA),
     (
         "qwen with zero points",
@@ -91,6 +100,31 @@ const FAMILIES: [(&str, Family); 4] = [
             ..LLAMA
         },
     ),
+    (
+        "llama with minima",
+        Family {
+            format: Format::Int4Minima,
+            ..LLAMA
+        },
+    ),
+    ("llama with bytes", LLAMA_BYTES),
+    (
+        "qwen with bytes",
+        Family {
+            biases: true,
+            head_norms: true,
+            ..LLAMA_BYTES
+        },
+    ),
+    (
+        "a window over bytes",
+        Family {
+            window: 40,
+            rotates: false,
+            format: Format::Int8,
+            ..LLAMA_BYTES
+        },
+    ),
 ];
 
 struct Weights {
@@ -102,12 +136,15 @@ struct Weights {
     /// Norm weights and biases, each long enough for any place.
     norms: Vec<Vec<f32>>,
     biases: Vec<Vec<f32>>,
+    /// What bytes of keys, then of values are worth; measured.
+    kv_scales: Vec<f32>,
 }
 
 fn matrix(rows: usize, columns: usize, format: Format, random: &mut Random) -> Vec<u8> {
     let levels = if format == Format::Int8 { 127.0 } else { 7.0 };
+    let middle = if format == Format::Int8 { 128.0 } else { 8.0 };
     let codes: Vec<u8> = (0..rows * columns)
-        .map(|_| (random.float() * levels + f32::from(format.zero())) as u8)
+        .map(|_| (random.float() * levels + middle) as u8)
         .collect();
     let scales: Vec<f32> = (0..rows * columns / BLOCK)
         .map(|_| (1.5 + random.float()) / levels / (columns as f32).sqrt())
@@ -117,12 +154,18 @@ fn matrix(rows: usize, columns: usize, format: Format, random: &mut Random) -> V
     } else {
         vec![]
     };
+    let minima: Vec<f32> = if format == Format::Int4Minima {
+        scales.iter().map(|scale| -7.6 * scale).collect()
+    } else {
+        vec![]
+    };
     pack(&Unpacked {
         rows,
         columns,
         codes: &codes,
         scales: &scales,
         zeros: &zeros,
+        minima: &minima,
         format,
     })
     .unwrap()
@@ -132,8 +175,9 @@ impl Weights {
     fn new(family: Family) -> Weights {
         let mut random = Random(0x0dd_ba11);
         let up = if family.gated { 2 * FFN } else { FFN };
-        Weights {
+        let mut weights = Weights {
             family,
+            kv_scales: vec![1.0; 2 * KV_HEADS * WIDTH],
             qkv: matrix(
                 (HEADS + 2 * KV_HEADS) * WIDTH,
                 HIDDEN,
@@ -161,7 +205,12 @@ impl Weights {
                         .collect()
                 })
                 .collect(),
-        }
+        };
+        let x = input(MEASURED);
+        let angles = family.rotates.then(|| angles(MEASURED));
+        let (_, ranges) = reference(&weights.block(), &x, angles.as_deref());
+        weights.kv_scales = ranges.into_iter().map(|range| range / 127.0).collect();
+        weights
     }
 
     fn block(&self) -> Block<'_> {
@@ -190,6 +239,10 @@ impl Weights {
             qkv_bias: bias(0, qkv_rows),
             q_norm: family.head_norms.then(|| plain(1, WIDTH)),
             k_norm: family.head_norms.then(|| plain(2, WIDTH)),
+            kv_scales: (family.element == Element::Int8).then(|| {
+                let (keys, values) = self.kv_scales.split_at(KV_HEADS * WIDTH);
+                KvScales { keys, values }
+            }),
             output: Packed::new(&self.output, HIDDEN, HEADS * WIDTH).unwrap(),
             output_bias: bias(1, HIDDEN),
             post_attention_norm: family.post_norms.then(|| plain(3, HIDDEN)),
@@ -252,8 +305,8 @@ fn head_of(x: &[f32], with: Option<&Norm<'_>>, angles: Option<&[f32]>) -> Vec<f3
     x
 }
 
-/// The block over a whole sequence, one token after the other.
-fn reference(block: &Block<'_>, x: &[f32], angles: Option<&[f32]>) -> Vec<f32> {
+/// The block over a whole sequence, one token after the other; and how large each feature of keys, then of values became.
+fn reference(block: &Block<'_>, x: &[f32], angles: Option<&[f32]>) -> (Vec<f32>, Vec<f32>) {
     let (mut keys, mut values): (Vec<Vec<f32>>, Vec<Vec<f32>>) = (vec![], vec![]);
     let mut out = vec![];
     for (position, x) in x.chunks_exact(HIDDEN).enumerate() {
@@ -326,7 +379,13 @@ fn reference(block: &Block<'_>, x: &[f32], angles: Option<&[f32]>) -> Vec<f32> {
         }
         out.extend(middle.iter().zip(delta).map(|(a, b)| a + b));
     }
-    out
+    let largest = |all: &[Vec<f32>], at: usize| all.iter().fold(0.0_f32, |m, x| m.max(x[at].abs()));
+    let ranges = [&keys, &values].into_iter().flat_map(|all| {
+        (0..KV_HEADS * WIDTH)
+            .map(|at| largest(all, at))
+            .collect::<Vec<_>>()
+    });
+    (out, ranges.collect())
 }
 
 struct Runner<'a> {
@@ -339,7 +398,7 @@ struct Runner<'a> {
 
 impl Runner<'_> {
     fn new<'a>(block: &'a Block<'a>, family: &Family, isa: Isa, threads: usize) -> Runner<'a> {
-        let pool = Pool::new(PAGES, LAYERS, KV_HEADS, WIDTH).unwrap();
+        let pool = Pool::new(family.element, PAGES, LAYERS, KV_HEADS, WIDTH).unwrap();
         block.check(&pool).unwrap();
         Runner {
             block,
@@ -379,6 +438,14 @@ impl Runner<'_> {
     }
 }
 
+/// Of the first positions.
+fn angles(tokens: usize) -> Vec<f32> {
+    let positions: Vec<i32> = (0..tokens as i32).collect();
+    let mut angles = vec![0.0; tokens * WIDTH];
+    rotary_angles(&positions, &frequencies(), &mut angles);
+    angles
+}
+
 fn frequencies() -> Vec<f32> {
     (0..WIDTH / 2)
         .map(|i| 100_f32.powf(-2.0 * i as f32 / WIDTH as f32))
@@ -400,13 +467,11 @@ fn every_family_agrees_with_the_plain_computation() {
     for (name, family) in FAMILIES {
         let weights = Weights::new(family);
         let block = weights.block();
-        let mut angles = vec![0.0; TOKENS * WIDTH];
-        let positions: Vec<i32> = (0..TOKENS as i32).collect();
-        rotary_angles(&positions, &frequencies(), &mut angles);
-        let expected = reference(&block, &x, family.rotates.then_some(&angles[..]));
+        let angles = family.rotates.then(|| angles(TOKENS));
+        let (expected, _) = reference(&block, &x, angles.as_deref());
         for isa in isas() {
             let mut runner = Runner::new(&block, &family, isa, 2);
-            let rows: Vec<(i32, i32)> = positions.iter().map(|position| (1, *position)).collect();
+            let rows: Vec<(i32, i32)> = (0..TOKENS as i32).map(|position| (1, position)).collect();
             let found = runner.run(&rows, &x);
             for (position, (expected, found)) in expected
                 .chunks_exact(HIDDEN)
@@ -468,16 +533,21 @@ fn a_row_does_not_depend_on_its_company() {
 fn a_past_in_ranges_is_joined() {
     const TOKENS: usize = 500;
     let x = input(TOKENS);
-    for isa in isas() {
-        let weights = Weights::new(LLAMA);
+    let cases = isas().flat_map(|isa| [(isa, LLAMA), (isa, LLAMA_BYTES)]);
+    for (isa, family) in cases {
+        let weights = Weights::new(family);
         let block = weights.block();
-        let mut runner = Runner::new(&block, &LLAMA, isa, 2);
+        let mut runner = Runner::new(&block, &family, isa, 2);
         let rows: Vec<(i32, i32)> = (0..TOKENS as i32).map(|position| (0, position)).collect();
         let expected = runner.run(&rows, &x);
         let last = runner.run(&rows[TOKENS - 1..], &x[(TOKENS - 1) * HIDDEN..]);
         for (a, b) in expected[(TOKENS - 1) * HIDDEN..].iter().zip(&last) {
             // Not the same bits: a sum in another order can round an activation to the next byte.
-            assert!((a - b).abs() <= 5e-3, "{isa}: {a} {b}");
+            assert!(
+                (a - b).abs() <= 5e-3,
+                "{isa}, {:?}: {a} {b}",
+                family.element
+            );
         }
     }
 }
@@ -485,26 +555,28 @@ fn a_past_in_ranges_is_joined() {
 #[test]
 fn a_copied_beginning_is_as_good_as_its_own() {
     let x = input(60);
-    let weights = Weights::new(LLAMA);
-    let block = weights.block();
-    let mut runner = Runner::new(&block, &LLAMA, Isa::detect(), 2);
-    let rows = |sequence: i32| {
-        (0..60)
-            .map(|position| (sequence, position))
-            .collect::<Vec<_>>()
-    };
-    let expected = runner.run(&rows(0), &x);
-    // Sequence 1 takes the first 40 tokens over and computes the rest.
-    runner.pool.copy(0, 16, 32);
-    runner.pool.copy(1, 17, 8);
-    let found = runner.run(&rows(1)[40..], &x[40 * HIDDEN..]);
-    assert!(expected[40 * HIDDEN..] == found[..]);
+    for family in [LLAMA, LLAMA_BYTES] {
+        let weights = Weights::new(family);
+        let block = weights.block();
+        let mut runner = Runner::new(&block, &family, Isa::detect(), 2);
+        let rows = |sequence: i32| {
+            (0..60)
+                .map(|position| (sequence, position))
+                .collect::<Vec<_>>()
+        };
+        let expected = runner.run(&rows(0), &x);
+        // Sequence 1 takes the first 40 tokens over and computes the rest.
+        runner.pool.copy(0, 16, 32);
+        runner.pool.copy(1, 17, 8);
+        let found = runner.run(&rows(1)[40..], &x[40 * HIDDEN..]);
+        assert!(expected[40 * HIDDEN..] == found[..], "{:?}", family.element);
+    }
 }
 
 #[test]
 fn parts_that_do_not_fit_are_named() {
     let weights = Weights::new(FAMILIES[1].1);
-    let pool = Pool::new(1, LAYERS, KV_HEADS, WIDTH).unwrap();
+    let pool = Pool::new(Element::F16, 1, LAYERS, KV_HEADS, WIDTH).unwrap();
     let good = weights.block();
     assert_eq!(good.check(&pool), Ok(()));
     let wide = Packed::new(&weights.up, FFN, 2 * HIDDEN);
@@ -553,5 +625,86 @@ fn parts_that_do_not_fit_are_named() {
     for (expected, block) in cases {
         let error = block.check(&pool).unwrap_err().to_string();
         assert!(error.ends_with(expected), "{error}");
+    }
+}
+
+#[test]
+fn scales_that_do_not_fit_are_named() {
+    let weights = Weights::new(LLAMA_BYTES);
+    let good = weights.block();
+    let pool = |element| Pool::new(element, 1, LAYERS, KV_HEADS, WIDTH).unwrap();
+    let bytes = pool(Element::Int8);
+    assert_eq!(good.check(&bytes), Ok(()));
+    assert_eq!(good.check(&pool(Element::F16)), Ok(()), "they are not used");
+    let scales = good.kv_scales.unwrap();
+    let replaced = |at: usize, with: f32| {
+        let mut values = scales.values.to_vec();
+        values[at] = with;
+        values
+    };
+    let cases = [
+        ("some for a pool of bytes, found none", None),
+        ("expected 32, found 31", Some(scales.values[1..].to_vec())),
+        ("finite numbers above 0, found 0", Some(replaced(3, 0.0))),
+        ("finite numbers above 0, found -1", Some(replaced(0, -1.0))),
+        (
+            "finite numbers above 0, found NaN",
+            Some(replaced(31, f32::NAN)),
+        ),
+        (
+            "finite numbers above 0, found inf",
+            Some(replaced(7, f32::INFINITY)),
+        ),
+    ];
+    for (expected, values) in &cases {
+        let kv_scales = values.as_ref().map(|values| KvScales { values, ..scales });
+        let error = Block { kv_scales, ..good }.check(&bytes).unwrap_err();
+        let error = error.to_string();
+        assert!(error.ends_with(expected), "{error}");
+    }
+}
+
+/// Scales of a tenth of what is needed: numbers are cut off, none changes its sign.
+#[test]
+fn what_a_byte_cannot_hold_is_cut_off() {
+    let x = input(40);
+    let weights = Weights::new(LLAMA_BYTES);
+    let block = weights.block();
+    let narrow: Vec<f32> = weights.kv_scales.iter().map(|scale| scale / 10.0).collect();
+    let (keys, values) = narrow.split_at(KV_HEADS * WIDTH);
+    let block = Block {
+        kv_scales: Some(KvScales { keys, values }),
+        ..block
+    };
+    for isa in isas() {
+        let mut runner = Runner::new(&block, &LLAMA_BYTES, isa, 1);
+        let rows: Vec<(i32, i32)> = (0..40).map(|position| (0, position)).collect();
+        runner.run(&rows, &x);
+        let mut cut = 0;
+        let whole = Weights::new(LLAMA_BYTES);
+        let whole = whole.block();
+        let mut wide = Runner::new(&whole, &LLAMA_BYTES, isa, 1);
+        wide.run(&rows, &x);
+        for head in 0..KV_HEADS {
+            let [(keys, values), (wide_keys, wide_values)] =
+                [&runner.pool, &wide.pool].map(|pool| unsafe { pool.head::<Bytes>(0, 1, head) });
+            for i in 0..WIDTH * 32 {
+                let [pair, other] = unsafe {
+                    [
+                        (*keys.add(i), *wide_keys.add(i)),
+                        (*values.add(i), *wide_values.add(i)),
+                    ]
+                };
+                for (narrow, wide) in [pair, other] {
+                    let expected = 10 * i32::from(wide);
+                    assert!(
+                        (i32::from(narrow) - expected.clamp(-127, 127)).abs() <= 5,
+                        "{isa}: {narrow} for ten times {wide}"
+                    );
+                    cut += i32::from(narrow.abs() == 127);
+                }
+            }
+        }
+        assert!(cut > 1000, "{isa}: {cut} of 2048");
     }
 }

@@ -172,7 +172,14 @@ pub(crate) unsafe fn products(
                     scales: group.add(first * format.tile_bytes()),
                     stride: format.tile_bytes(),
                 };
-                multiply_rows(&weights, piece.clone(), &bunch, out);
+                match format {
+                    Format::Int4Minima => {
+                        multiply_rows::<true>(&weights, piece.clone(), &bunch, out);
+                    }
+                    Format::Int4 | Format::Int4Zeros | Format::Int8 => {
+                        multiply_rows::<false>(&weights, piece.clone(), &bunch, out);
+                    }
+                }
                 out = out.add(bunch.rows * GROUP_ROWS);
             }
         }
@@ -192,13 +199,14 @@ fn prefetch(from: *const u8, bytes: usize) {
 unsafe fn expand(format: Format, tile: *const u8, zeros: *const u8, to: *mut u8) {
     // SAFETY: a whole tile, 16 bytes of zero points where the format has them, and room for 16 lines.
     unsafe {
-        let from = tile.add(SCALE_BYTES);
+        let from = tile.add(format.codes_at());
         let store = |line: usize, codes, zero| {
             _mm512_store_si512(to.add(64 * line).cast(), _mm512_sub_epi8(codes, zero));
         };
         let load = |line: usize| _mm512_loadu_si512(from.add(64 * line).cast());
         let [first, second] = match format {
             Format::Int4Zeros => zero_points(zeros),
+            Format::Int4Minima => [_mm512_setzero_si512(); 2],
             format => [_mm512_set1_epi8(format.zero() as i8); 2],
         };
         match format {
@@ -207,7 +215,7 @@ unsafe fn expand(format: Format, tile: *const u8, zeros: *const u8, to: *mut u8)
                     store(line, load(line), first);
                 }
             }
-            Format::Int4 | Format::Int4Zeros => {
+            Format::Int4 | Format::Int4Zeros | Format::Int4Minima => {
                 let nibble = _mm512_set1_epi8(15);
                 for line in 0..8 {
                     let (both, zero) = (load(line), if line < 4 { first } else { second });
@@ -246,14 +254,19 @@ struct Weights {
 macro_rules! by_rows {
     ($rows:expr, [$($n:literal)*], $kernel:ident $arguments:tt) => {
         match $rows {
-            $($n => $kernel::<$n> $arguments,)*
-            _ => $kernel::<16> $arguments,
+            $($n => $kernel::<$n, MINIMA> $arguments,)*
+            _ => $kernel::<16, MINIMA> $arguments,
         }
     };
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-unsafe fn multiply_rows(weights: &Weights, piece: Range<usize>, bunch: &Bunch, out: *mut f32) {
+unsafe fn multiply_rows<const MINIMA: bool>(
+    weights: &Weights,
+    piece: Range<usize>,
+    bunch: &Bunch,
+    out: *mut f32,
+) {
     // SAFETY: as the caller promises.
     unsafe {
         by_rows!(
@@ -267,7 +280,7 @@ unsafe fn multiply_rows(weights: &Weights, piece: Range<usize>, bunch: &Bunch, o
 /// Adds the products of the tiles of a piece to `out`, or begins with those of the first piece.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-unsafe fn multiply<const R: usize>(
+unsafe fn multiply<const R: usize, const MINIMA: bool>(
     weights: &Weights,
     piece: Range<usize>,
     bunch: &Bunch,
@@ -287,18 +300,29 @@ unsafe fn multiply<const R: usize>(
         let first = 2 * piece.start;
         let mut data = bunch.data.add(first * 8 * R);
         let mut scales = bunch.scales.add(first * R);
+        let mut fix = bunch.fix.add(first * R);
         let (mut codes, mut steps) = (weights.codes, weights.scales);
         dot_even(data, codes, even);
         for tile in piece.clone() {
             dot_odd(data.add(8 * R), codes.add(CODE_BYTES / 2), odd);
-            add(&mut sums, even, steps, scales);
+            if MINIMA {
+                add_with_minima(&mut sums, even, steps, (scales, fix));
+            } else {
+                add(&mut sums, even, steps, scales);
+            }
             if tile + 1 < piece.end {
                 (data, codes) = (data.add(16 * R), codes.add(CODE_BYTES));
             }
             // The last time for nothing: a branch here would cost more.
             dot_even(data, codes, even);
-            add(&mut sums, odd, steps.add(2 * GROUP_ROWS), scales.add(R));
+            let second = steps.add(2 * GROUP_ROWS);
+            if MINIMA {
+                add_with_minima(&mut sums, odd, second, (scales.add(R), fix.add(R)));
+            } else {
+                add(&mut sums, odd, second, scales.add(R));
+            }
             (steps, scales) = (steps.add(weights.stride), scales.add(2 * R));
+            fix = fix.add(2 * R);
         }
         for (row, sum) in sums.into_iter().enumerate() {
             _mm512_storeu_ps(out.add(GROUP_ROWS * row), sum);
@@ -350,6 +374,29 @@ unsafe fn add<const R: usize>(
             let step = _mm512_mul_ps(steps, _mm512_set1_ps(*scales.add(row)));
             let dot = _mm512_load_si512(dots.add(GROUP_ROWS * row).cast());
             *sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), step, *sum);
+        }
+    }
+}
+
+/// Adds `(dots · steps + minima · Σ bytes) · scale` to the sums of each row; minima stand behind the steps of both blocks.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn add_with_minima<const R: usize>(
+    sums: &mut [__m512; R],
+    dots: *const i32,
+    steps: *const u8,
+    (scales, fix): (*const f32, *const i32),
+) {
+    // SAFETY: 16 steps and, behind those of both blocks, 16 minima; 16 sums, a scale and a sum of bytes for each row.
+    unsafe {
+        let minima = _mm512_cvtph_ps(_mm256_loadu_si256(steps.add(SCALE_BYTES).cast()));
+        let steps = _mm512_cvtph_ps(_mm256_loadu_si256(steps.cast()));
+        for (row, sum) in sums.iter_mut().enumerate() {
+            let bytes = _mm512_cvtepi32_ps(_mm512_set1_epi32(*fix.add(row)));
+            let dot = _mm512_load_si512(dots.add(GROUP_ROWS * row).cast());
+            let low = _mm512_mul_ps(minima, bytes);
+            let value = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), steps, low);
+            *sum = _mm512_fmadd_ps(value, _mm512_set1_ps(*scales.add(row)), *sum);
         }
     }
 }

@@ -7,6 +7,7 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
+use super::{EIGHTS, MINIMA, ZEROS};
 use crate::activation::Bunch;
 use crate::pack::{Format, SCALE_BYTES, ZERO_BYTES};
 
@@ -15,7 +16,7 @@ const AHEAD: usize = 4096;
 
 /// Runs the kernel for the bunch's number of rows.
 macro_rules! by_rows {
-    ($rows:expr, $kernel:ident::<$format:literal>($($argument:expr),*)) => {
+    ($rows:expr, $kernel:ident::<$format:tt>($($argument:expr),*)) => {
         match $rows {
             1 => $kernel::<1, $format>($($argument),*),
             2 => $kernel::<2, $format>($($argument),*),
@@ -40,8 +41,9 @@ pub(crate) unsafe fn product(
     // SAFETY: as the caller promises.
     unsafe {
         match format {
-            Format::Int4 => by_rows!(bunch.rows, int4::<false>(group, tiles, bunch, out)),
-            Format::Int4Zeros => by_rows!(bunch.rows, int4::<true>(group, tiles, bunch, out)),
+            Format::Int4 => by_rows!(bunch.rows, int4::<EIGHTS>(group, tiles, bunch, out)),
+            Format::Int4Zeros => by_rows!(bunch.rows, int4::<ZEROS>(group, tiles, bunch, out)),
+            Format::Int4Minima => by_rows!(bunch.rows, int4::<MINIMA>(group, tiles, bunch, out)),
             Format::Int8 => by_rows!(bunch.rows, int8::<false>(group, tiles, bunch, out)),
         }
     }
@@ -65,8 +67,30 @@ unsafe fn scale<const R: usize>(
     }
 }
 
+/// Adds `(dots · steps + minima · sum of bytes) · scale` to the sums of each row and half.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn int4<const R: usize, const ZEROS: bool>(
+unsafe fn scale_minima<const R: usize>(
+    sums: &mut [__m256; R],
+    dots: &[__m256i; R],
+    steps: *const u8,
+    fix: *const i32,
+    scales: *const f32,
+) {
+    // SAFETY: 16 bytes of steps, as many of minima where those of the tile are, R sums of bytes and scales.
+    unsafe {
+        let minima = _mm256_cvtph_ps(_mm_loadu_si128(steps.add(SCALE_BYTES).cast()));
+        let steps = _mm256_cvtph_ps(_mm_loadu_si128(steps.cast()));
+        for row in 0..R {
+            let sum = _mm256_cvtepi32_ps(_mm256_set1_epi32(*fix.add(row)));
+            let low = _mm256_mul_ps(minima, sum);
+            let value = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[row]), steps, low);
+            sums[row] = _mm256_fmadd_ps(value, _mm256_broadcast_ss(&*scales.add(row)), sums[row]);
+        }
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn int4<const R: usize, const OFFSET: u8>(
     group: *const u8,
     tiles: usize,
     bunch: &Bunch,
@@ -74,13 +98,18 @@ unsafe fn int4<const R: usize, const ZEROS: bool>(
 ) {
     // SAFETY: `tiles` whole tiles, then their zero points; two blocks of R rows of activations a tile.
     unsafe {
+        let format = if OFFSET == MINIMA {
+            Format::Int4Minima
+        } else {
+            Format::Int4
+        };
         let nibble = _mm256_set1_epi8(15);
         let ones = _mm256_set1_epi16(1);
         let zeros = group.add(tiles * Format::Int4Zeros.tile_bytes());
         let mut all = [[_mm256_setzero_ps(); R]; 2];
         for index in 0..tiles {
-            let tile = group.add(index * Format::Int4.tile_bytes());
-            for line in 0..9 {
+            let tile = group.add(index * format.tile_bytes());
+            for line in 0..format.tile_bytes() / 64 {
                 _mm_prefetch::<_MM_HINT_T0>(tile.wrapping_add(AHEAD + 64 * line).cast());
             }
             for block in 0..2 {
@@ -88,7 +117,7 @@ unsafe fn int4<const R: usize, const ZEROS: bool>(
                 let (data, fix) = (bunch.data.add(8 * at * R), bunch.fix.add(at * R));
                 for (half, sums) in all.iter_mut().enumerate() {
                     let mut pairs = [_mm256_setzero_si256(); R];
-                    let lines = tile.add(SCALE_BYTES + 256 * block + 32 * half);
+                    let lines = tile.add(format.codes_at() + 256 * block + 32 * half);
                     for line in 0..4 {
                         let both = _mm256_loadu_si256(lines.add(64 * line).cast());
                         let low = _mm256_and_si256(both, nibble);
@@ -103,7 +132,7 @@ unsafe fn int4<const R: usize, const ZEROS: bool>(
                     }
                     let mut dots = [_mm256_setzero_si256(); R];
                     for (row, dot) in dots.iter_mut().enumerate() {
-                        let start = if ZEROS {
+                        let start = if OFFSET == ZEROS {
                             let both = zeros.add(index * ZERO_BYTES + 8 * half);
                             let both = _mm256_cvtepu8_epi32(_mm_loadl_epi64(both.cast()));
                             let zero = if block == 0 {
@@ -112,13 +141,20 @@ unsafe fn int4<const R: usize, const ZEROS: bool>(
                                 _mm256_srli_epi32::<4>(both)
                             };
                             _mm256_madd_epi16(zero, _mm256_set1_epi32(*fix.add(row) & 0xffff))
-                        } else {
+                        } else if OFFSET == EIGHTS {
                             _mm256_set1_epi32(*fix.add(row))
+                        } else {
+                            _mm256_setzero_si256()
                         };
                         *dot = _mm256_add_epi32(start, _mm256_madd_epi16(pairs[row], ones));
                     }
                     let steps = tile.add(32 * block + 16 * half);
-                    scale(sums, &dots, steps, bunch.scales.add(at * R));
+                    let scales = bunch.scales.add(at * R);
+                    if OFFSET == MINIMA {
+                        scale_minima(sums, &dots, steps, fix, scales);
+                    } else {
+                        scale(sums, &dots, steps, scales);
+                    }
                 }
             }
         }

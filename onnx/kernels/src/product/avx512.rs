@@ -6,6 +6,7 @@
 
 use std::arch::x86_64::*;
 
+use super::{EIGHTS, MINIMA, ZEROS};
 use crate::activation::Bunch;
 use crate::pack::{Format, SCALE_BYTES, ZERO_BYTES};
 
@@ -14,7 +15,7 @@ const AHEAD: usize = 4096;
 
 /// Runs the kernel for the bunch's number of rows.
 macro_rules! by_rows {
-    ($rows:expr, $kernel:ident::<$format:literal>($($argument:expr),*)) => {
+    ($rows:expr, $kernel:ident::<$format:tt>($($argument:expr),*)) => {
         match $rows {
             1 => $kernel::<1, $format>($($argument),*),
             2 => $kernel::<2, $format>($($argument),*),
@@ -47,15 +48,16 @@ pub(crate) unsafe fn product(
     // SAFETY: as the caller promises.
     unsafe {
         match format {
-            Format::Int4 => by_rows!(bunch.rows, int4::<false>(group, tiles, bunch, out)),
-            Format::Int4Zeros => by_rows!(bunch.rows, int4::<true>(group, tiles, bunch, out)),
+            Format::Int4 => by_rows!(bunch.rows, int4::<EIGHTS>(group, tiles, bunch, out)),
+            Format::Int4Zeros => by_rows!(bunch.rows, int4::<ZEROS>(group, tiles, bunch, out)),
+            Format::Int4Minima => by_rows!(bunch.rows, int4::<MINIMA>(group, tiles, bunch, out)),
             Format::Int8 => by_rows!(bunch.rows, int8::<false>(group, tiles, bunch, out)),
         }
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-unsafe fn int4<const R: usize, const ZEROS: bool>(
+unsafe fn int4<const R: usize, const OFFSET: u8>(
     group: *const u8,
     tiles: usize,
     bunch: &Bunch,
@@ -63,30 +65,35 @@ unsafe fn int4<const R: usize, const ZEROS: bool>(
 ) {
     // SAFETY: `tiles` whole tiles, then their zero points; two blocks of R rows of activations a tile.
     unsafe {
+        let format = if OFFSET == MINIMA {
+            Format::Int4Minima
+        } else {
+            Format::Int4
+        };
         let nibble = _mm512_set1_epi8(15);
         let mut sums = [_mm512_setzero_ps(); R];
         let (mut data, mut fix, mut scales) = (bunch.data, bunch.fix, bunch.scales);
         let zeros = group.add(tiles * Format::Int4Zeros.tile_bytes());
         for index in 0..tiles {
-            let tile = group.add(index * Format::Int4.tile_bytes());
-            for line in 0..9 {
+            let tile = group.add(index * format.tile_bytes());
+            for line in 0..format.tile_bytes() / 64 {
                 _mm_prefetch::<_MM_HINT_T0>(tile.wrapping_add(AHEAD + 64 * line).cast());
             }
             for block in 0..2 {
                 let mut dots = [_mm512_setzero_si512(); R];
-                if ZEROS {
+                if OFFSET == ZEROS {
                     let zero = zero_points(zeros.add(index * ZERO_BYTES), block);
                     for (row, dot) in dots.iter_mut().enumerate() {
                         // The low halves of both words: zero · (−Σ bytes), which fits 16 bits.
                         let sum = _mm512_set1_epi32(*fix.add(row) & 0xffff);
                         *dot = _mm512_dpwssd_epi32(*dot, zero, sum);
                     }
-                } else {
+                } else if OFFSET == EIGHTS {
                     for (row, dot) in dots.iter_mut().enumerate() {
                         *dot = _mm512_set1_epi32(*fix.add(row));
                     }
                 }
-                let lines = tile.add(SCALE_BYTES + 256 * block);
+                let lines = tile.add(format.codes_at() + 256 * block);
                 for line in 0..4 {
                     let both = _mm512_loadu_si512(lines.add(64 * line).cast());
                     let low = _mm512_and_si512(both, nibble);
@@ -100,10 +107,21 @@ unsafe fn int4<const R: usize, const ZEROS: bool>(
                         *dot = _mm512_dpbusd_epi32(*dot, high, bytes);
                     }
                 }
-                let steps = _mm512_cvtph_ps(_mm256_loadu_si256(tile.add(32 * block).cast()));
-                for row in 0..R {
-                    let step = _mm512_mul_ps(steps, _mm512_set1_ps(*scales.add(row)));
-                    sums[row] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[row]), step, sums[row]);
+                let steps = halves(tile.add(32 * block));
+                if OFFSET == MINIMA {
+                    let minima = halves(tile.add(SCALE_BYTES + 32 * block));
+                    for row in 0..R {
+                        let sum = _mm512_cvtepi32_ps(_mm512_set1_epi32(*fix.add(row)));
+                        let low = _mm512_mul_ps(minima, sum);
+                        let value = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[row]), steps, low);
+                        sums[row] =
+                            _mm512_fmadd_ps(value, _mm512_set1_ps(*scales.add(row)), sums[row]);
+                    }
+                } else {
+                    for row in 0..R {
+                        let step = _mm512_mul_ps(steps, _mm512_set1_ps(*scales.add(row)));
+                        sums[row] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[row]), step, sums[row]);
+                    }
                 }
                 (data, fix, scales) = (data.add(8 * R), fix.add(R), scales.add(R));
             }
@@ -112,6 +130,13 @@ unsafe fn int4<const R: usize, const ZEROS: bool>(
             _mm512_storeu_ps(out.add(16 * row), sum);
         }
     }
+}
+
+/// Sixteen scales or minima.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn halves(from: *const u8) -> __m512 {
+    // SAFETY: 32 bytes, as the caller promises.
+    unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
 }
 
 /// The zero points of a block, one a 32-bit lane.
@@ -156,7 +181,7 @@ unsafe fn int8<const R: usize, const UNUSED: bool>(
                         *dot = _mm512_dpbusd_epi32(*dot, codes, bytes);
                     }
                 }
-                let steps = _mm512_cvtph_ps(_mm256_loadu_si256(tile.add(32 * block).cast()));
+                let steps = halves(tile.add(32 * block));
                 for row in 0..R {
                     let step = _mm512_mul_ps(steps, _mm512_set1_ps(*scales.add(row)));
                     sums[row] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[row]), step, sums[row]);

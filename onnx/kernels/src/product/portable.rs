@@ -33,20 +33,24 @@ pub(crate) unsafe fn product(
                         bunch.data.add((2 * index + block) * 8 * bunch.rows + row),
                     )
                 };
-                let half = (tile_bytes - SCALE_BYTES) / 2;
-                let lines = &tile[SCALE_BYTES + block * half..][..half];
+                let half = (tile_bytes - format.codes_at()) / 2;
+                let lines = &tile[format.codes_at() + block * half..][..half];
                 for (out, sum) in sums.iter_mut().enumerate() {
-                    let step = &tile[2 * (block * GROUP_ROWS + out)..];
-                    let step = f16::from_le_bytes([step[0], step[1]]).to_f32();
-                    let start = match format {
-                        Format::Int4Zeros => {
-                            fix * i32::from(zeros[index * ZERO_BYTES + out] >> (4 * block) & 15)
-                        }
-                        Format::Int4 | Format::Int8 => fix,
-                    };
+                    let at = 2 * (block * GROUP_ROWS + out);
+                    let step = half_at(tile, at);
                     // SAFETY: eight words a block and row.
                     let dot = unsafe { dot(format, lines, out, words, bunch.rows) };
-                    *sum += (start + dot) as f32 * (step * scale);
+                    *sum += match format {
+                        Format::Int4 | Format::Int8 => (fix + dot) as f32 * (step * scale),
+                        Format::Int4Zeros => {
+                            let zero = zeros[index * ZERO_BYTES + out] >> (4 * block) & 15;
+                            (fix * i32::from(zero) + dot) as f32 * (step * scale)
+                        }
+                        Format::Int4Minima => {
+                            let minimum = half_at(tile, SCALE_BYTES + at);
+                            (dot as f32 * step + minimum * fix as f32) * scale
+                        }
+                    };
                 }
             }
         }
@@ -55,6 +59,11 @@ pub(crate) unsafe fn product(
             unsafe { out.add(row * GROUP_ROWS + index).write(sum) };
         }
     }
+}
+
+/// The half-precision number at a byte of a tile.
+fn half_at(tile: &[u8], at: usize) -> f32 {
+    f16::from_le_bytes([tile[at], tile[at + 1]]).to_f32()
 }
 
 /// Σ code·byte of one block.
@@ -67,7 +76,7 @@ unsafe fn dot(format: Format, lines: &[u8], row: usize, words: *const u32, strid
                 .map(|i| {
                     let code = match format {
                         Format::Int8 => lines[word * 64 + row * 4 + i],
-                        Format::Int4 | Format::Int4Zeros => {
+                        Format::Int4 | Format::Int4Zeros | Format::Int4Minima => {
                             lines[word / 2 * 64 + row * 4 + i] >> (4 * (word % 2)) & 15
                         }
                     };

@@ -44,12 +44,21 @@ fn case(rows: usize, columns: usize, format: Format, random: &mut Random) -> Cas
         Format::Int4Zeros => (0..blocks).map(|_| (random.next() % 16) as u8).collect(),
         _ => vec![],
     };
+    // Near the middle of the codes' range, as real ones are, and not a whole number of steps away.
+    let minima: Vec<f32> = match format {
+        Format::Int4Minima => scales
+            .iter()
+            .map(|scale| -scale * (7.4 + 2.0 * random.float()))
+            .collect(),
+        _ => vec![],
+    };
     let packed = pack(&Unpacked {
         rows,
         columns,
         codes: &codes,
         scales: &scales,
         zeros: &zeros,
+        minima: &minima,
         format,
     })
     .unwrap();
@@ -68,13 +77,9 @@ fn multiply<S: Simd>(case: &Case, x: &[f32]) -> Vec<f32> {
     let count = x.len() / case.columns;
     let mut activations = Activations::new(count, case.columns);
     let shaped = activations.shape::<S>(count, case.columns);
-    let zero = match case.format {
-        Format::Int4Zeros => 1,
-        format => i32::from(format.zero()),
-    };
     let mut out = vec![0.0; count * case.rows];
     for (row, x) in x.chunks_exact(case.columns).enumerate() {
-        unsafe { shaped.quantize_row::<S>(row, x, zero) };
+        unsafe { shaped.quantize_row::<S>(row, x, case.format.fix()) };
     }
     for group in 0..matrix.groups() {
         for first in (0..shaped.bunches()).step_by(S::TOGETHER) {
@@ -160,6 +165,43 @@ fn plain_rust_is_the_product_of_the_packed_weights() {
                 error <= ROUNDING * norm,
                 "{format:?} {rows}x{columns}, {count} rows: {error} of {norm}"
             );
+        }
+    }
+}
+
+/// Whole numbers up to 127 are bytes as they are, so that only the sums of floats round.
+#[test]
+fn plain_rust_is_exact_for_whole_numbers() {
+    let mut random = Random(0xfeed);
+    for (rows, columns, count) in SHAPES {
+        for format in Format::ALL {
+            let case = case(rows, columns, format, &mut random);
+            let x: Vec<f32> = (0..count * columns)
+                .map(|i| match i % BLOCK {
+                    0 => 127.0,
+                    _ => (random.float() * 127.0).round(),
+                })
+                .collect();
+            let matrix = Packed::new(&case.packed, rows, columns).unwrap();
+            let found = multiply::<Portable>(&case, &x);
+            let mut weights = vec![0.0; columns];
+            for row in 0..rows {
+                matrix.read_row(row, 1.0, &mut weights);
+                for (index, x) in x.chunks_exact(columns).enumerate() {
+                    let products = x
+                        .iter()
+                        .zip(&weights)
+                        .map(|(a, b)| f64::from(*a) * f64::from(*b));
+                    let (expected, size) = products.fold((0.0, 0.0), |(sum, size), product| {
+                        (sum + product, size + product.abs())
+                    });
+                    let apart = (f64::from(found[index * rows + row]) - expected).abs();
+                    assert!(
+                        apart <= 2e-6 * size,
+                        "{format:?} {rows}x{columns}, row {row}: {apart} of {size}"
+                    );
+                }
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::Simd;
+use super::{Simd, clamp_i8};
 use crate::activation::Bunch;
 use crate::pack::Format;
 
@@ -56,6 +56,31 @@ impl Simd for Avx2 {
             ];
             _mm_storeu_si128(to.cast(), low);
             _mm_storeu_si128(to.add(8).cast(), high);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Pair {
+        unsafe {
+            let bytes = _mm_loadu_si128(from.cast());
+            [
+                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
+                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_unpackhi_epi64(bytes, bytes))),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_i8(x: Pair, to: *mut i8) {
+        unsafe {
+            let [low, high] = clamp_i8::<Self>(x).map(|x| _mm256_cvtps_epi32(x));
+            // Packing works in halves of a register: words come out as 0 2 | 1 3 and are put in order.
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(low, high));
+            let bytes = _mm_packs_epi16(
+                _mm256_castsi256_si128(words),
+                _mm256_extracti128_si256::<1>(words),
+            );
+            _mm_storeu_si128(to.cast(), bytes);
         }
     }
 

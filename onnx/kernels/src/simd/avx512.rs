@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::{Simd, one_by_one};
+use super::{Simd, clamp_i8, one_by_one};
 use crate::activation::{Bunch, Shaped};
 use crate::pack::Format;
 
@@ -50,6 +50,19 @@ impl<const TILES: bool> Simd for Avx512<TILES> {
     unsafe fn store_f16(x: __m512, to: *mut u16) {
         unsafe {
             _mm256_storeu_si256(to.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> __m512 {
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_i8(x: __m512, to: *mut i8) {
+        unsafe {
+            let whole = _mm512_cvtps_epi32(clamp_i8::<Self>(x));
+            _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(whole));
         }
     }
 

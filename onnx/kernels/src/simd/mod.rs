@@ -44,6 +44,9 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     unsafe fn store(x: Self::F, to: *mut f32);
     unsafe fn load_f16(from: *const u16) -> Self::F;
     unsafe fn store_f16(x: Self::F, to: *mut u16);
+    unsafe fn load_i8(from: *const i8) -> Self::F;
+    /// Each to the nearest whole number from −127 to 127.
+    unsafe fn store_i8(x: Self::F, to: *mut i8);
 
     fn add(x: Self::F, y: Self::F) -> Self::F;
     fn sub(x: Self::F, y: Self::F) -> Self::F;
@@ -108,6 +111,12 @@ unsafe fn one_by_one<S: Simd>(
             out = out.add(bunch.rows * GROUP_ROWS);
         }
     }
+}
+
+/// What a byte can hold; −128 is left out, so that a number and its negative are equally far from it.
+#[inline(always)]
+pub(crate) fn clamp_i8<S: Simd>(x: S::F) -> S::F {
+    S::min(S::max(x, S::splat(-127.0)), S::splat(127.0))
 }
 
 /// eˣ to about two units in the last place: 2ⁿ·p(r) with x = n·ln 2 + r (Cody and Waite), p the polynomial of Cephes' expf.

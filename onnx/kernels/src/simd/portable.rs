@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::{LANES, Simd};
+use super::{LANES, Simd, clamp_i8};
 use crate::activation::Bunch;
 use crate::pack::Format;
 
@@ -58,6 +58,19 @@ impl Simd for Portable {
         let bits = x.map(|x| f16::from_f32(x).to_bits());
         // SAFETY: as the caller promises.
         unsafe { to.cast::<[u16; LANES]>().write_unaligned(bits) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Self::F {
+        // SAFETY: as the caller promises.
+        unsafe { from.cast::<[i8; LANES]>().read_unaligned() }.map(f32::from)
+    }
+
+    #[inline(always)]
+    unsafe fn store_i8(x: Self::F, to: *mut i8) {
+        let bytes = clamp_i8::<Self>(x).map(|x| x.round_ties_even() as i8);
+        // SAFETY: as the caller promises.
+        unsafe { to.cast::<[i8; LANES]>().write_unaligned(bytes) }
     }
 
     #[inline(always)]
