@@ -1,6 +1,8 @@
 //! Steps that make models smaller. Each reads a [`Checkpoint`](crate::Checkpoint) and writes the next, or a model folder.
 
 pub mod degrid;
+pub mod kv;
 mod random;
 
 pub use degrid::degrid;
+pub use kv::kv_int8;

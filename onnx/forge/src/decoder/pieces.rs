@@ -5,6 +5,7 @@
 //!   layer l   hidden_in f32[1,S,D] · seqlens_k i32[1] = S−1 · total_sequence_length i32 = S ─► hidden_out f32[1,S,D]
 //!             inputs of its matrices: as they are     qkv|output|up|down.input f32[1,S,K]
 //!                                     or their Gram   qkv|output|up|down.gram  f32[1,K,K] = Σ_s x_s·x_sᵀ
+//!             or what attention keeps                 present.l.key|value f32[1,kv_heads,S,head_dim]
 //!   head      hidden_in f32[1,S,D] ─► logits f32[1,S,V], the final norm before
 //! ```
 
@@ -24,6 +25,8 @@ pub enum Look {
     Inputs,
     /// The sums of their products, which is all that a quadratic error needs: xᵀx over the tokens.
     Gram,
+    /// Not them, but the keys (rotated) and values that attention keeps.
+    Cache,
 }
 
 /// Names of the four different inputs, in the order of computation; gate and up read the same.
@@ -67,6 +70,14 @@ pub fn layer<'a>(
         between,
         inner_value(index, layer),
     ];
+    if look == Look::Cache {
+        for kind in ["key", "value"] {
+            let sizes = [1, spec.kv_heads as i64, 0, spec.head_dim as i64].map(Dim::Fixed);
+            let shape = [sizes[0], sizes[1], Dim::Named("sequence"), sizes[3]];
+            let name = format!("present.{index}.{kind}");
+            builder.stock.graph.output(&name, DataType::Float, &shape);
+        }
+    }
     for ((name, value), width) in INPUTS.iter().zip(&seen).zip(widths(spec, layer)) {
         show(&mut builder, look, (name, value), width);
     }
@@ -137,7 +148,7 @@ fn show(builder: &mut Builder<'_, '_>, look: Look, (name, value): (&str, &str), 
     let graph = &mut builder.stock.graph;
     let width = Dim::Fixed(width as i64);
     match look {
-        Look::Away => {}
+        Look::Away | Look::Cache => {}
         Look::Inputs => {
             let output = format!("{name}.input");
             let shape = [Dim::Fixed(1), Dim::Named("sequence"), width];

@@ -229,6 +229,25 @@ impl<'a> Walk<'a> {
         })
     }
 
+    /// The same, and shows for each text the keys (rotated) and values that attention keeps, each
+    /// `[kv_heads, tokens, head_dim]`.
+    ///
+    /// # Errors
+    /// As [`Walk::layer`], and those of `hear`.
+    pub fn layer_cache(
+        &self,
+        index: usize,
+        hidden: &mut [Vec<f32>],
+        hear: &mut dyn FnMut(&[f32], &[f32]) -> Result<(), ForgeError>,
+    ) -> Result<(), ForgeError> {
+        self.run(
+            index,
+            Look::Cache,
+            hidden,
+            &mut |_, _, [keys, values, ..]| hear(keys, values),
+        )
+    }
+
     /// Opens the final norm and the output head.
     ///
     /// # Errors
@@ -267,11 +286,16 @@ impl<'a> Walk<'a> {
             &inputs,
             &[Wanted::new("hidden_out", Kind::F32, &any)],
         )?;
-        let ending = match look {
-            Look::Gram => "gram",
-            Look::Away | Look::Inputs => "input",
+        let inputs =
+            |ending: &str| ["qkv", "output", "up", "down"].map(|name| format!("{name}.{ending}"));
+        let names = match look {
+            Look::Away => Vec::new(),
+            Look::Inputs => inputs("input").to_vec(),
+            Look::Gram => inputs("gram").to_vec(),
+            Look::Cache => ["key", "value"]
+                .map(|kind| format!("present.{index}.{kind}"))
+                .to_vec(),
         };
-        let names = ["qkv", "output", "up", "down"].map(|name| format!("{name}.{ending}"));
         for (text, states) in hidden.iter_mut().enumerate() {
             let rows = states.len() / self.spec.hidden;
             let (last, total) = ([rows as i32 - 1], [rows as i32]);
