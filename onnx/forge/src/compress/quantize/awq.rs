@@ -65,7 +65,8 @@ impl Channels {
         }
     }
 
-    fn spread(&self, channels: &[f32]) -> Vec<f32> {
+    /// The scale of each column.
+    pub(super) fn spread(&self, channels: &[f32]) -> Vec<f32> {
         self.of_column.iter().map(|&at| channels[at]).collect()
     }
 

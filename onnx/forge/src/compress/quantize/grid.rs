@@ -142,6 +142,31 @@ impl Grid {
         }
     }
 
+    /// Takes apart what [`Grid::pack`] put together.
+    pub(super) fn unpack(codes: &Codes, columns: usize, format: CodeFormat) -> Grid {
+        let blocks = columns / BLOCK;
+        let nibbles = |bytes: &[u8]| -> Vec<u8> {
+            let both = bytes.iter().flat_map(|byte| [byte & 15, byte >> 4]);
+            both.collect()
+        };
+        let zeros = match format.has_zero_points() {
+            true => (codes.zero_points.chunks_exact(blocks.div_ceil(2).max(1)))
+                .flat_map(|row| nibbles(row).into_iter().take(blocks))
+                .collect(),
+            false => vec![middle_code(format); codes.scales.len()],
+        };
+        Grid {
+            columns,
+            format,
+            codes: match format {
+                CodeFormat::Int8 => codes.codes.clone(),
+                CodeFormat::Int4Symmetric | CodeFormat::Int4 => nibbles(&codes.codes),
+            },
+            scales: codes.scales.clone(),
+            zeros,
+        }
+    }
+
     /// Shares the rows out in tiles of `tile` rows.
     pub(super) fn tiles(&mut self, tile: usize) -> impl Iterator<Item = GridRows<'_>> {
         let blocks = tile * (self.columns / BLOCK).max(1);
@@ -175,29 +200,7 @@ mod tests {
             CodeFormat::Int8,
         ] {
             let codes = quantize(&weights, 96, format);
-            let nibbles = |bytes: &[u8]| -> Vec<u8> {
-                bytes
-                    .iter()
-                    .flat_map(|byte| [byte & 15, byte >> 4])
-                    .collect()
-            };
-            let grid = Grid {
-                columns: 96,
-                format,
-                codes: if format == CodeFormat::Int8 {
-                    codes.codes.clone()
-                } else {
-                    nibbles(&codes.codes)
-                },
-                scales: codes.scales.clone(),
-                zeros: if format.has_zero_points() {
-                    let rows = codes.zero_points.chunks(2);
-                    rows.flat_map(|row| nibbles(row).into_iter().take(3))
-                        .collect()
-                } else {
-                    vec![middle_code(format); 6]
-                },
-            };
+            let grid = Grid::unpack(&codes, 96, format);
             assert_eq!(grid.pack(), codes, "{format:?}");
             let worst = (grid.floats().iter().zip(&weights))
                 .fold(0.0_f32, |worst, (a, b)| worst.max((a - b).abs()));

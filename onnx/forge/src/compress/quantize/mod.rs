@@ -10,12 +10,23 @@
 
 mod awq;
 mod block;
+mod budget;
+mod driver;
 mod gptq;
 mod grid;
 mod hessian;
 mod importance;
+mod inputs;
+mod layer;
 mod nearest;
+mod overlay;
+mod plan;
+mod quantized;
 mod refine;
+mod sensitivity;
+mod store;
+#[cfg(test)]
+mod driver_tests;
 #[cfg(test)]
 mod tests;
 mod tiles;
@@ -23,12 +34,17 @@ mod tiles;
 use crate::quantize::BLOCK;
 
 pub use awq::{Channels, Fold, fold};
+pub use budget::{Allocation, Budget, Choice, allocate};
+pub use driver::quantize;
 pub use gptq::gptq;
 pub use grid::Grid;
 pub use hessian::{Factor, Hessian, MAX_COLUMNS};
 pub use importance::importance;
 pub use nearest::round_to_nearest;
+pub use plan::{MIN_TOKENS, MatrixReport, Method, QuantizeOptions, QuantizeReport};
+pub use quantized::Quantized;
 pub use refine::{Descent, RefineOptions, refine};
+pub use sensitivity::{Sensitivity, raise, sensitivities, stored_bytes};
 
 /// What a quantizer refuses.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -78,6 +94,19 @@ pub enum QuantizeError {
     NotPositiveDefinite {
         /// The largest damping tried.
         damping: f32,
+    },
+    /// Codes that a graph asks for and the work folder does not have.
+    #[error("no codes in this format in the work folder")]
+    Absent,
+    /// A budget that cannot be met.
+    #[error("{what}: wanted {wanted}, best found {best}")]
+    Budget {
+        /// What was limited.
+        what: &'static str,
+        /// The limit.
+        wanted: f64,
+        /// What can be reached.
+        best: f64,
     },
 }
 

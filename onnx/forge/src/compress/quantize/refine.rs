@@ -16,6 +16,7 @@
 
 use ndarray::linalg::general_mat_mul;
 use ndarray::{ArrayViewMut2, s};
+use serde::{Deserialize, Serialize};
 
 use super::QuantizeError;
 use super::block::{BlockHessian, State};
@@ -25,7 +26,8 @@ use super::tiles::{TILE_ROWS, map};
 use crate::quantize::{BLOCK, CodeFormat};
 
 /// How long to descend.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct RefineOptions {
     /// Most visits to every block.
     pub sweeps: usize,
