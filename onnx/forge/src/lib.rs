@@ -16,10 +16,7 @@
 //! Every input is untrusted. Readers check sizes before they allocate, use checked arithmetic, and name what is wrong.
 
 pub mod architecture;
-<<<<<<< HEAD
 pub mod checkpoint;
-=======
->>>>>>> e23833b (Quantize by the inputs' Gram matrix: searched grids, feedback, descent, folded scales)
 pub mod compress;
 pub mod decoder;
 pub mod encoder;

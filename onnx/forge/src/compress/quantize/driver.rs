@@ -47,7 +47,7 @@ pub fn quantize(
     work: &Path,
     watch: &mut Watch<'_>,
 ) -> Result<(Quantized, QuantizeReport), ForgeError> {
-    let tokens = texts.iter().map(Vec::len).sum();
+    let tokens: usize = texts.iter().map(Vec::len).sum();
     if options.method.reads_texts() && tokens < MIN_TOKENS {
         return Err(ForgeError::Walk {
             what: "tokens to calibrate with",

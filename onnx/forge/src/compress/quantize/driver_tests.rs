@@ -191,7 +191,7 @@ fn a_short_text_is_refused() {
     let root = tempfile::tempdir().unwrap();
     let checkpoint = imported(&root.path().join("a"), &toys::gated("llama", 1));
     let few = &texts()[..3];
-    let mut made = |method| {
+    let made = |method| {
         let options = options(method, CodeFormat::Int4);
         quantize(&runtime(), &checkpoint, few, &options, &root.path().join("w"), &mut go_on)
     };

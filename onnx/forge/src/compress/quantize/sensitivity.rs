@@ -11,6 +11,7 @@
 //! ```
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use llmasos_engine::Runtime;
 
@@ -64,10 +65,10 @@ pub fn sensitivities(
 ) -> Result<Vec<Sensitivity>, ForgeError> {
     let spec = checkpoint.spec();
     let base = checkpoint.weights();
-    let model = |weights| Walk::new(runtime, (spec, weights), &Options::FP32, quantized.dir());
+    let dir = quantized.dir();
     let mut float = Vec::new();
     for text in texts {
-        float.push(model(base).embed(text)?);
+        float.push(floats(runtime, (spec, base), dir).embed(text)?);
     }
     let mut found: Vec<Sensitivity> = Vec::new();
     let mut streams: Vec<Vec<Vec<f32>>> = Vec::new();
@@ -77,7 +78,7 @@ pub fn sensitivities(
         // All streams in one walk, so that the layer is opened once.
         let mut all = std::mem::take(&mut float);
         all.extend(streams.drain(..).flatten());
-        model(base).layer(index, &mut all)?;
+        floats(runtime, (spec, base), dir).layer(index, &mut all)?;
         let rest = all.split_off(texts.len());
         float = all;
         streams = rest.chunks(texts.len().max(1)).map(<[_]>::to_vec).collect();
@@ -103,7 +104,7 @@ pub fn sensitivities(
             }
             let overlay = Overlay::new(base, layer.tensors());
             let mut stream = before.clone();
-            model(&overlay).layer(index, &mut stream)?;
+            floats(runtime, (spec, &overlay), dir).layer(index, &mut stream)?;
             streams.push(stream);
             found.push(Sensitivity {
                 layer: index,
@@ -121,11 +122,20 @@ pub fn sensitivities(
         };
         report(watch, progress)?;
     }
-    let losses = losses(&model(base), spec, &float, &streams)?;
+    let losses = losses(&floats(runtime, (spec, base), dir), spec, &float, &streams)?;
     for (sensitivity, loss) in found.iter_mut().zip(losses) {
         sensitivity.loss = loss;
     }
     Ok(found)
+}
+
+/// A model to walk through in single precision.
+fn floats<'w>(
+    runtime: &'w Runtime,
+    model: (&'w DecoderSpec, &'w dyn Weights),
+    dir: &Path,
+) -> Walk<'w> {
+    Walk::new(runtime, model, &Options::FP32, dir)
 }
 
 /// ½ Var_p(Δz) of every stream, the mean over all scored positions.
