@@ -483,6 +483,8 @@ impl Models {
             let step = match progress.step {
                 Step::Read => "reading",
                 Step::Convert => "converting",
+                Step::Quantize => "quantizing",
+                Step::Measure => "measuring",
                 Step::Copy => "copying",
                 Step::Hash => "hashing",
             };

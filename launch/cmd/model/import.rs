@@ -136,6 +136,8 @@ fn forge(
         let step = match progress.step {
             Step::Read => "reading",
             Step::Convert => "converting",
+            Step::Quantize => "quantizing",
+            Step::Measure => "measuring",
             Step::Copy => "copying",
             Step::Hash => "hashing",
         };

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::architecture::ArchitectureError;
 use crate::checkpoint::CheckpointError;
+use crate::compress::quantize::QuantizeError;
 use crate::decoder::DecoderError;
 use crate::gguf::GgufError;
 use crate::graph::GraphError;
@@ -85,6 +86,14 @@ pub enum ForgeError {
     /// The engine could not run a graph of the model.
     #[error("{0}")]
     Engine(#[from] llmasos_engine::EngineError),
+    /// A matrix that cannot be quantized.
+    #[error("{place}: {source}")]
+    Quantize {
+        /// The tensor.
+        place: String,
+        /// What is wrong with it.
+        source: QuantizeError,
+    },
     /// The progress callback asked to stop.
     #[error("cancelled")]
     Cancelled,

@@ -2,6 +2,7 @@
 
 pub mod degrid;
 pub mod kv;
+pub mod quantize;
 mod random;
 
 pub use degrid::degrid;
