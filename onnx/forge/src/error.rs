@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use crate::architecture::ArchitectureError;
 use crate::checkpoint::CheckpointError;
 use crate::decoder::DecoderError;
+use crate::differentiate::DifferentiateError;
+use crate::distil::DistilError;
 use crate::gguf::GgufError;
 use crate::graph::GraphError;
 use crate::matrix::MatrixError;
@@ -85,6 +87,12 @@ pub enum ForgeError {
     /// The engine could not run a graph of the model.
     #[error("{0}")]
     Engine(#[from] llmasos_engine::EngineError),
+    /// A distillation that cannot be done, or went wrong.
+    #[error("distillation: {0}")]
+    Distil(#[from] DistilError),
+    /// A graph that cannot be differentiated.
+    #[error("derivative: {0}")]
+    Differentiate(#[from] DifferentiateError),
     /// The progress callback asked to stop.
     #[error("cancelled")]
     Cancelled,
