@@ -26,9 +26,11 @@ mod sequences;
 mod state;
 mod student;
 mod teacher;
-
+#[cfg(test)]
+mod tests;
 mod train;
 
+pub use train::{DistilData, run};
 use serde::{Deserialize, Serialize};
 
 pub use graph::Distance;

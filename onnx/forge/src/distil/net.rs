@@ -136,6 +136,15 @@ impl Net {
         }
     }
 
+    /// All parameters by name.
+    pub(super) fn into_tensors(self) -> BTreeMap<String, Vec<f32>> {
+        let layers = self.layers.into_iter().flat_map(|(_, tensors)| tensors);
+        let ends = self.ends.into_values();
+        let tables = self.positions.into_iter().chain([self.embedding]);
+        let all = layers.chain(ends).chain(tables);
+        all.map(|tensor| (tensor.name, tensor.values)).collect()
+    }
+
     /// The matrix of the head, [vocab, hidden].
     pub(super) fn head_matrix(&self) -> &Tensor {
         self.ends.get("head.weight").unwrap_or(&self.embedding)

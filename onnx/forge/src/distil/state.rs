@@ -1,8 +1,8 @@
 //! The state of a run that was stopped: everything that decides how it goes on, in one file that is there whole or not at all.
 //!
 //! ```text
-//!   8 bytes length ─ JSON { format, fingerprint, step, looks, losses, … } ─ f32 little-endian: weights, means, squares of each
-//!                                                                           trained tensor, in the student's order
+//!   8 bytes length ─ JSON { format, fingerprint, step, looks, losses, … } ─ f32 little-endian: weights, means, squares, and
+//!       best weights if there are any, of each trained tensor in the student's order
 //! ```
 
 use std::fs::{self, File};
@@ -23,13 +23,30 @@ const MAX_HEADER_BYTES: u64 = 64 << 20;
 const PIECE: usize = 1 << 16;
 
 /// What a run has done so far, beside the student itself.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Done {
     pub(super) step: u32,
     pub(super) looks: Vec<Look>,
     pub(super) losses: Vec<f64>,
     pub(super) teacher_perplexity: f64,
+    /// Looks since the best one.
+    pub(super) waited: u32,
+    /// Bits of its loss: text would round it.
+    pub(super) best_loss_bits: u64,
+}
+
+impl Default for Done {
+    fn default() -> Done {
+        Done {
+            step: 0,
+            looks: Vec::new(),
+            losses: Vec::new(),
+            teacher_perplexity: 0.0,
+            waited: 0,
+            best_loss_bits: f64::INFINITY.to_bits(),
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -39,6 +56,8 @@ struct Header {
     /// Hash of everything that must be equal for going on: models, options, texts.
     fingerprint: String,
     floats: u64,
+    /// Whether the weights of the best look follow those of the last step.
+    has_best: bool,
     done: Done,
 }
 
@@ -49,7 +68,7 @@ struct Header {
 pub(super) fn save(
     path: &Path,
     fingerprint: &str,
-    done: &Done,
+    (done, best): (&Done, Option<&[Vec<f32>]>),
     student: &mut Student,
 ) -> Result<(), ForgeError> {
     let partial = Partial(path.with_extension("partial"));
@@ -58,7 +77,8 @@ pub(super) fn save(
     let header = Header {
         format: FORMAT.into(),
         fingerprint: fingerprint.into(),
-        floats: student.trained() * 3,
+        floats: floats(student, best.is_some()),
+        has_best: best.is_some(),
         done: done.clone(),
     };
     let header = serde_json::to_vec(&header).map_err(|error| ForgeError::Io {
@@ -69,8 +89,10 @@ pub(super) fn save(
     let mut result = file
         .write_all(&(header.len() as u64).to_le_bytes())
         .and_then(|()| file.write_all(&header));
+    let mut best = best.into_iter().flatten();
     student.each_trained(&mut |tensor, moments| {
-        for values in [&tensor.values, &moments.mean, &moments.square] {
+        let all = [&tensor.values, &moments.mean, &moments.square];
+        for values in all.into_iter().chain(best.next()) {
             for piece in values.chunks(PIECE) {
                 if result.is_ok() {
                     result = file.write_all(&crate::graph::float_bytes(piece));
@@ -85,6 +107,9 @@ pub(super) fn save(
     fs::rename(&partial.0, path).map_err(ForgeError::io("rename", &partial.0))
 }
 
+/// What a state says besides the student, and the weights of the best look.
+type Found = (Done, Option<Vec<Vec<f32>>>);
+
 /// Reads a state into the student, if there is one.
 ///
 /// # Errors
@@ -93,7 +118,7 @@ pub(super) fn load(
     path: &Path,
     fingerprint: &str,
     student: &mut Student,
-) -> Result<Option<Done>, ForgeError> {
+) -> Result<Option<Found>, ForgeError> {
     if !path.exists() {
         return Ok(None);
     }
@@ -113,7 +138,7 @@ pub(super) fn load(
         let found = format!("{} {}", header.format, header.fingerprint);
         return Err(wrong(format!("{FORMAT} {fingerprint}"), found).into());
     }
-    let floats = student.trained() * 3;
+    let floats = floats(student, header.has_best);
     if header.floats != floats || length != taken + floats * 4 {
         let found = format!("{} floats in {length} bytes", header.floats);
         return Err(wrong(
@@ -122,9 +147,14 @@ pub(super) fn load(
         )
         .into());
     }
-    let mut result = Ok(());
+    let (mut result, mut best) = (Ok(()), Vec::new());
     student.each_trained(&mut |tensor, moments| {
-        for values in [&mut tensor.values, &mut moments.mean, &mut moments.square] {
+        if header.has_best {
+            best.push(vec![0.0; tensor.values.len()]);
+        }
+        let all = [&mut tensor.values, &mut moments.mean, &mut moments.square];
+        let last = best.last_mut().filter(|_| header.has_best);
+        for values in all.into_iter().chain(last) {
             for piece in values.chunks_mut(PIECE) {
                 if result.is_ok() {
                     result = read_floats(&mut file, piece);
@@ -133,7 +163,11 @@ pub(super) fn load(
         }
     });
     result.map_err(ForgeError::io("read", path))?;
-    Ok(Some(header.done))
+    Ok(Some((header.done, header.has_best.then_some(best))))
+}
+
+fn floats(student: &Student, has_best: bool) -> u64 {
+    student.trained() * if has_best { 4 } else { 3 }
 }
 
 /// The header, and the bytes before the floats.
