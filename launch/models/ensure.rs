@@ -483,6 +483,7 @@ impl Models {
             let step = match progress.step {
                 Step::Read => "reading",
                 Step::Convert => "converting",
+                Step::Train => "training",
                 Step::Copy => "copying",
                 Step::Hash => "hashing",
             };

@@ -5,27 +5,15 @@
 use std::path::Path;
 
 use llmasos_engine::session::{Dim as Any, Feed, Kind, Session, SessionSpec, TensorSpec, Threads};
-use llmasos_engine::{BUILT_LIBRARY, Isa, Runtime, RuntimeOptions, Spin};
 use serde::Deserialize;
 
 use super::*;
 use crate::graph::{Dim, GraphBuilder, Node};
 use crate::proto::onnx::DataType;
+use crate::walk::tests::runtime;
 use crate::writer::write_model;
 
 const FIXTURES: &str = include_str!("../../../../tests/data/differentiate/cases.json");
-
-/// The runtime all tests of this crate share.
-pub(crate) fn runtime() -> Runtime {
-    Runtime::start(&RuntimeOptions {
-        library: BUILT_LIBRARY.expect("the build script fetched it").into(),
-        threads: 2,
-        spin: Spin::Short,
-        isa: Isa::detect(),
-        profile: None,
-    })
-    .unwrap()
-}
 
 #[derive(Deserialize)]
 struct Case {

@@ -30,11 +30,11 @@ mod teacher;
 mod tests;
 mod train;
 
-pub use train::{DistilData, run};
 use serde::{Deserialize, Serialize};
 
 pub use graph::Distance;
 pub use options::{DistilOptions, Frozen, MAX_BATCH_TOKENS, MAX_LENGTH, Matching};
+pub use train::{DistilData, run};
 
 /// Why a distillation cannot be done or went wrong.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]

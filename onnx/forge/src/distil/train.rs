@@ -69,7 +69,11 @@ pub fn run(
 }
 
 /// Hash of everything that has to be equal for a state to be gone on from.
-fn fingerprint(models: &serde_json::Value, data: DistilData<'_>, options: &DistilOptions) -> String {
+fn fingerprint(
+    models: &serde_json::Value,
+    data: DistilData<'_>,
+    options: &DistilOptions,
+) -> String {
     let mut hasher = Sha256::new();
     hasher.update(json!([models, options]).to_string());
     for texts in [data.train, data.held_out] {
@@ -105,9 +109,7 @@ impl Place {
 
     pub(super) fn forget_state(&self) -> Result<(), ForgeError> {
         match self.state.exists() {
-            true => {
-                fs::remove_file(&self.state).map_err(ForgeError::io("remove", &self.state))
-            }
+            true => fs::remove_file(&self.state).map_err(ForgeError::io("remove", &self.state)),
             false => Ok(()),
         }
     }
@@ -244,7 +246,12 @@ impl Going<'_> {
         let course = self.course;
         let path = &course.place.state;
         let best = self.best.as_deref();
-        state::save(path, course.fingerprint, (&self.done, best), &mut self.student)
+        state::save(
+            path,
+            course.fingerprint,
+            (&self.done, best),
+            &mut self.student,
+        )
     }
 
     /// All steps that are left; whether training ended before them.
@@ -325,7 +332,10 @@ impl Going<'_> {
             false => self.teacher.run(&batch.ids, &compared)?,
         };
         if !is_known {
-            batch.numbers.iter().for_each(|number| self.cache.forget(*number));
+            batch
+                .numbers
+                .iter()
+                .for_each(|number| self.cache.forget(*number));
         }
         let (teacher, cache) = (&mut self.teacher, &mut self.cache);
         let (vocab, hidden) = (teacher.net.vocab, teacher.net.hidden);
