@@ -150,8 +150,9 @@ pub fn pull_back(
             });
         }
     }
-    let mut tape = Tape::new(graph)?;
     let dependent = dependents(&nodes, parameters);
+    check_rules(&nodes, &dependent, seeds)?;
+    let mut tape = Tape::new(graph)?;
     let mut gradients: BTreeMap<String, String> = BTreeMap::new();
     for (value, seed) in seeds {
         accumulate(&mut tape, &mut gradients, value, seed.to_string())?;
@@ -205,6 +206,70 @@ fn is_discrete(node: &NodeProto, input: usize) -> bool {
     }
 }
 
+/// Names an operator without a rule before anything else that may be wrong because of it.
+fn check_rules(
+    nodes: &[NodeProto],
+    dependent: &BTreeSet<String>,
+    seeds: &[(&str, &str)],
+) -> Result<(), DifferentiateError> {
+    let mut reached: BTreeSet<&str> = seeds.iter().map(|(value, _)| *value).collect();
+    for node in nodes.iter().rev() {
+        let is_reached = node
+            .output
+            .iter()
+            .any(|name| reached.contains(name.as_str()));
+        let wanted = wanted(node, dependent);
+        if !is_reached || !wanted.contains(&true) {
+            continue;
+        }
+        if rule_of(node).is_none() && !is_split(node) {
+            return Err(no_rule(node));
+        }
+        let inputs = node.input.iter().zip(wanted);
+        reached.extend(
+            inputs
+                .filter(|(_, is_wanted)| *is_wanted)
+                .map(|(name, _)| name.as_str()),
+        );
+    }
+    Ok(())
+}
+
+/// Whether a gradient is wanted for each input.
+fn wanted(node: &NodeProto, dependent: &BTreeSet<String>) -> Vec<bool> {
+    let inputs = node.input.iter().enumerate();
+    inputs
+        .map(|(index, input)| dependent.contains(input) && !is_discrete(node, index))
+        .collect()
+}
+
+/// The rule of a node's operator, if it has one.
+fn rule_of(node: &NodeProto) -> Option<tape::Rule> {
+    if !node.domain.is_empty() {
+        return None;
+    }
+    elementwise::rule(&node.op_type)
+        .or_else(|| products::rule(&node.op_type))
+        .or_else(|| reductions::rule(&node.op_type))
+        .or_else(|| layout::rule(&node.op_type))
+}
+
+/// Split alone has several outputs, so its rule has a form of its own.
+fn is_split(node: &NodeProto) -> bool {
+    node.domain.is_empty() && node.op_type == "Split"
+}
+
+fn no_rule(node: &NodeProto) -> DifferentiateError {
+    let operator = match node.domain.as_str() {
+        "" => node.op_type.clone(),
+        domain => format!("{domain}.{}", node.op_type),
+    };
+    DifferentiateError::NoRule {
+        node: node.name.clone(),
+        operator,
+    }
+}
+
 /// Applies the rule of one node, if a gradient arrives at it and somebody wants it further.
 fn visit(
     tape: &mut Tape<'_, '_>,
@@ -217,12 +282,7 @@ fn visit(
         .iter()
         .map(|output| gradients.get(output).cloned())
         .collect();
-    let wanted: Vec<bool> = node
-        .input
-        .iter()
-        .enumerate()
-        .map(|(index, input)| dependent.contains(input) && !is_discrete(node, index))
-        .collect();
+    let wanted = wanted(node, dependent);
     if arriving.iter().all(Option::is_none) || !wanted.contains(&true) {
         return Ok(());
     }
@@ -246,31 +306,14 @@ fn apply(
     call: &Call<'_>,
     arriving: &[Option<String>],
 ) -> Result<Vec<Option<String>>, DifferentiateError> {
-    let no_rule = || {
-        let operator = match call.node.domain.as_str() {
-            "" => call.node.op_type.clone(),
-            domain => format!("{domain}.{}", call.node.op_type),
-        };
-        DifferentiateError::NoRule {
-            node: call.node.name.clone(),
-            operator,
-        }
-    };
-    if !call.node.domain.is_empty() {
-        return Err(no_rule());
-    }
-    if call.node.op_type == "Split" {
+    if is_split(call.node) {
         return layout::split(tape, call, arriving);
     }
     // All other operators with a rule have one output.
     let Some(Some(gradient)) = arriving.first() else {
         return Ok(vec![None; call.wanted.len()]);
     };
-    let rule = elementwise::rule(&call.node.op_type)
-        .or_else(|| products::rule(&call.node.op_type))
-        .or_else(|| reductions::rule(&call.node.op_type))
-        .or_else(|| layout::rule(&call.node.op_type))
-        .ok_or_else(no_rule)?;
+    let rule = rule_of(call.node).ok_or_else(|| no_rule(call.node))?;
     rule(tape, call, gradient)
 }
 

@@ -55,7 +55,7 @@ impl Moments {
         thread::scope(|scope| {
             let pieces = self.gradient.chunks_mut(share).zip(gradient.chunks(share));
             for (sums, pieces) in pieces {
-                let add = move || {
+                let mut add = move || {
                     for (sum, piece) in sums.iter_mut().zip(pieces) {
                         *sum += piece;
                     }
@@ -119,7 +119,8 @@ pub(super) fn update(weights: &mut [f32], moments: &mut Moments, step: Step) {
             .zip(gradient.chunks_mut(share))
             .zip(mean.chunks_mut(share).zip(square.chunks_mut(share)));
         for ((weights, gradient), (mean, square)) in pieces {
-            let work = move || piece([weights, gradient, mean, square], step, decay, corrections);
+            let mut work =
+                move || piece([weights, gradient, mean, square], step, decay, corrections);
             if workers == 1 {
                 work();
             } else {

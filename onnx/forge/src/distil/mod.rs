@@ -19,10 +19,13 @@
 
 mod adamw;
 mod cache;
+mod encoder;
+mod encoder_net;
 mod graph;
 mod net;
 mod options;
 mod sequences;
+mod stack;
 mod state;
 mod student;
 mod teacher;
@@ -32,6 +35,7 @@ mod train;
 
 use serde::{Deserialize, Serialize};
 
+pub use encoder::{Encoder, EncoderReport, TrainedEncoder, Vectors, run_encoder};
 pub use graph::Distance;
 pub use options::{DistilOptions, Frozen, MAX_BATCH_TOKENS, MAX_LENGTH, Matching};
 pub use train::{DistilData, run};

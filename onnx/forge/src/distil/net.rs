@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::graph::{HeadKind, Layer, LayerKind, kind_of};
+use super::graph::{HeadKind, Layer, kind_of};
 use crate::decoder::{DecoderSpec, LayerSpec, Linear, Norm};
 use crate::error::ForgeError;
 use crate::matrix::{Matrix, Vector};
@@ -29,15 +29,44 @@ impl Tensor {
     }
 }
 
+/// The layers of a model.
+pub(super) struct Layers {
+    /// Width of what goes from one to the next.
+    pub(super) hidden: usize,
+    /// The different kinds.
+    pub(super) kinds: Vec<Box<dyn Layer>>,
+    /// The kind of each layer, and its parameters in the order of the kind's slots.
+    pub(super) all: Vec<(usize, Vec<Tensor>)>,
+}
+
+/// The kind of each layer by its number among the different ones.
+pub(super) fn numbered<K: Layer + PartialEq + 'static>(
+    kinds: impl Iterator<Item = K>,
+) -> (Vec<Box<dyn Layer>>, Vec<usize>) {
+    let mut different: Vec<K> = Vec::new();
+    let numbers = kinds
+        .map(
+            |kind| match different.iter().position(|other| *other == kind) {
+                Some(number) => number,
+                None => {
+                    different.push(kind);
+                    different.len() - 1
+                }
+            },
+        )
+        .collect();
+    let boxed = different
+        .into_iter()
+        .map(|kind| Box::new(kind) as Box<dyn Layer>);
+    (boxed.collect(), numbers)
+}
+
 /// A decoder with its parameters.
 pub(super) struct Net {
     pub(super) hidden: usize,
     pub(super) vocab: usize,
     pub(super) context: usize,
-    /// The different kinds of layers.
-    pub(super) kinds: Vec<LayerKind>,
-    /// The kind of each layer, and its parameters in the order of the kind's slots.
-    pub(super) layers: Vec<(usize, Vec<Tensor>)>,
+    pub(super) layers: Layers,
     /// [vocab, hidden].
     pub(super) embedding: Tensor,
     embedding_scale: f32,
@@ -55,26 +84,23 @@ impl Net {
     /// [`ForgeError`] names the tensor that is missing, of another shape, or not finite.
     pub(super) fn read(spec: &DecoderSpec, weights: &dyn Weights) -> Result<Net, ForgeError> {
         spec.check(weights)?;
-        let mut kinds: Vec<LayerKind> = Vec::new();
-        let mut layers = Vec::with_capacity(spec.layers.len());
-        for (index, layer) in spec.layers.iter().enumerate() {
-            let kind = kind_of(spec, layer);
-            let number = match kinds.iter().position(|other| *other == kind) {
-                Some(number) => number,
-                None => {
-                    kinds.push(kind);
-                    kinds.len() - 1
-                }
-            };
-            let tensors = kinds[number]
-                .slots()
-                .iter()
-                .map(|slot| {
-                    source(layer, slot.role).read(&format!("layers.{index}"), slot.role, weights)
-                })
-                .collect::<Result<Vec<Tensor>, ForgeError>>()?;
-            layers.push((number, tensors));
+        let (kinds, numbers) = numbered(spec.layers.iter().map(|layer| kind_of(spec, layer)));
+        let mut all = Vec::with_capacity(numbers.len());
+        for (index, (layer, number)) in spec.layers.iter().zip(numbers).enumerate() {
+            let name = format!("layers.{index}");
+            let slots = kinds[number].slots().iter();
+            let tensors =
+                slots.map(|slot| source(layer, slot.role).read(&name, slot.role, weights));
+            all.push((
+                number,
+                tensors.collect::<Result<Vec<Tensor>, ForgeError>>()?,
+            ));
         }
+        let layers = Layers {
+            hidden: spec.hidden,
+            kinds,
+            all,
+        };
         let head = HeadKind {
             hidden: spec.hidden,
             vocab: spec.vocab,
@@ -95,7 +121,6 @@ impl Net {
             hidden: spec.hidden,
             vocab: spec.vocab,
             context: spec.context,
-            kinds,
             layers,
             embedding,
             embedding_scale: spec.embedding_scale,
@@ -138,7 +163,7 @@ impl Net {
 
     /// All parameters by name.
     pub(super) fn into_tensors(self) -> BTreeMap<String, Vec<f32>> {
-        let layers = self.layers.into_iter().flat_map(|(_, tensors)| tensors);
+        let layers = self.layers.all.into_iter().flat_map(|(_, tensors)| tensors);
         let ends = self.ends.into_values();
         let tables = self.positions.into_iter().chain([self.embedding]);
         let all = layers.chain(ends).chain(tables);

@@ -228,7 +228,7 @@ impl DistilOptions {
     /// The learning rate of a step, from 0: a straight rise, then half a cosine (Loshchilov and Hutter 2017).
     pub(super) fn rate_of(&self, step: u32) -> f32 {
         let (step, steps) = (f64::from(step), f64::from(self.steps()));
-        let warm = (f64::from(self.warm_up) * steps).ceil();
+        let warm = (f64::from(self.warm_up) * steps).round();
         let part = if step < warm {
             (step + 1.0) / warm
         } else {

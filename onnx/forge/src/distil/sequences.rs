@@ -73,11 +73,15 @@ impl Sequences {
 
     /// Numbers of the `size` sequences of the batch `index` of a whole run.
     pub(super) fn numbers(&self, index: usize, size: usize, seed: u64) -> Vec<usize> {
-        let count = self.count();
-        (index * size..(index + 1) * size)
-            .map(|position| shuffled(position % count, count, seed, (position / count) as u64))
-            .collect()
+        order_of(self.count(), index, size, seed)
     }
+}
+
+/// Numbers of the `size` of `count` things that are the batch `index` of a whole run.
+pub(super) fn order_of(count: usize, index: usize, size: usize, seed: u64) -> Vec<usize> {
+    (index * size..(index + 1) * size)
+        .map(|position| shuffled(position % count, count, seed, (position / count) as u64))
+        .collect()
 }
 
 /// Where `position` goes in a random order of `count`: a permutation computed element by element.

@@ -1,12 +1,11 @@
 //! The student: runs forward, keeps what the way back needs, collects gradients, and moves.
 
-use llmasos_engine::session::{Feed, Held};
-
 use super::adamw::{self, Moments, Step};
-use super::graph::{Layer, LayerGraphs, MatchKind, Part, Shape, Workshop};
+use super::graph::{Fed, MatchKind, Part, Shape, Workshop};
 use super::net::{Net, Tensor};
 use super::options::{DistilOptions, Matching};
-use super::teacher::{State, head_parameters, parameters, piece_of};
+use super::stack::{Stack, Trail};
+use super::teacher::{State, head_parameters, piece_of};
 use crate::error::ForgeError;
 
 /// Sums over the positions of some batches.
@@ -21,25 +20,14 @@ pub(super) struct Terms {
     pub(super) positions: u64,
 }
 
-/// What a batch left behind on its way forward.
-struct Trail {
-    /// What each layer read.
-    inputs: Vec<State>,
-    /// What each layer kept.
-    kept: Vec<Vec<Held>>,
-    last: State,
-}
-
 /// A model that is trained.
 pub(super) struct Student {
     pub(super) net: Net,
     shape: Shape,
-    layers: Vec<LayerGraphs>,
+    stack: Stack,
     loss: Part,
     /// The loss without gradients.
     look: Part,
-    /// Trained parameters of each layer, by slot; `None` is frozen.
-    moments: Vec<Vec<Option<Moments>>>,
     embedding: Option<Moments>,
     /// Trained parameters of the head.
     ends: Vec<(&'static str, Moments)>,
@@ -67,21 +55,6 @@ impl Student {
             batch: options.batch,
             length: options.length,
         };
-        let mut layers = Vec::new();
-        for kind in &net.kinds {
-            let roles = kind.slots().iter().map(|slot| slot.role);
-            let trained: Vec<&'static str> = roles.filter(|role| options.trains(role)).collect();
-            layers.push(workshop.training(kind, shape, &trained)?);
-        }
-        let moments = net
-            .layers
-            .iter()
-            .map(|(_, tensors)| {
-                let trained = tensors.iter();
-                let trained = trained.map(|t| options.trains(&t.name).then(|| Moments::of(t)));
-                trained.collect()
-            })
-            .collect();
         let trains_table = options.trains("embedding.weight");
         let is_trained = |role: &str| match role {
             // One matrix has one fate.
@@ -109,8 +82,7 @@ impl Student {
                 }
                 None => None,
             },
-            moments,
-            layers,
+            stack: Stack::new(&net.layers, shape, options, workshop)?,
             shape,
             net,
         })
@@ -136,10 +108,12 @@ impl Student {
         share: f32,
         logits: Logits<'_>,
     ) -> Result<Terms, ForgeError> {
-        let mut trail = self.forward(ids)?;
+        let trail = self.forward(ids)?;
         let (mut terms, arriving) = self.compare_logits(&trail.last, targets, share, logits)?;
         let beside = self.compare_states(&trail, states, share, &mut terms)?;
-        let arriving = self.backward(&mut trail, arriving, beside)?;
+        let arriving = self
+            .stack
+            .backward(&self.net.layers, trail, arriving, &beside, &[])?;
         if let Some(moments) = &mut self.embedding {
             self.net
                 .embed_back(ids, arriving.data(), &mut moments.gradient);
@@ -169,23 +143,8 @@ impl Student {
     }
 
     fn forward(&mut self, ids: &[u32]) -> Result<Trail, ForgeError> {
-        let dims = [self.shape.tokens(), self.net.hidden];
-        let count = self.net.layers.len();
-        let (mut inputs, mut all) = (Vec::with_capacity(count), Vec::with_capacity(count));
-        let mut x = State::Own(self.net.embed(ids, self.shape.length));
-        for (kind, tensors) in &self.net.layers {
-            let mut feeds = parameters(self.net.kinds[*kind].slots(), tensors);
-            feeds.push(x.feed("x", &dims));
-            let (y, kept) = self.layers[*kind].forward(&feeds)?;
-            drop(feeds);
-            inputs.push(std::mem::replace(&mut x, State::Held(y)));
-            all.push(kept);
-        }
-        Ok(Trail {
-            inputs,
-            kept: all,
-            last: x,
-        })
+        let x = self.net.embed(ids, self.shape.length);
+        self.stack.forward(&self.net.layers, x, &[])
     }
 
     /// The loss of the logits, and its gradient by what the last layer gave.
@@ -238,14 +197,14 @@ impl Student {
         let mut found = Vec::with_capacity(states.len());
         let pairs = matching.layers.iter().zip(&mut matching.projections);
         for (((layer, _), projection), state) in pairs.zip(states) {
-            let own = trail.inputs.get(layer + 1).unwrap_or(&trail.last);
+            let own = trail.after(*layer);
             let mut feeds = vec![
                 own.feed("x", &own_dims),
-                Feed::f32("teacher", &dims, state),
-                Feed::f32("share", &column, &shares),
+                Fed::f32("teacher", &dims, state),
+                Fed::f32("share", &column, &shares),
             ];
             if let Some((tensor, _)) = &projection {
-                feeds.push(Feed::f32("projection", &tensor.dims, &tensor.values));
+                feeds.push(Fed::f32("projection", &tensor.dims, &tensor.values));
             }
             let outputs = matching.part.run(&feeds)?;
             terms.matching += f64::from(first(outputs.f32("distance")?.data));
@@ -262,45 +221,6 @@ impl Student {
         Ok(found)
     }
 
-    /// From the last layer to the first; what is kept goes as soon as it was used.
-    fn backward(
-        &mut self,
-        trail: &mut Trail,
-        arriving: Vec<f32>,
-        beside: Vec<(usize, Vec<f32>)>,
-    ) -> Result<State, ForgeError> {
-        let dims = [self.shape.tokens(), self.net.hidden];
-        let mut arriving = State::Own(arriving);
-        for index in (0..self.net.layers.len()).rev() {
-            for (_, gradient) in beside.iter().filter(|(layer, _)| *layer == index) {
-                let sum = arriving.data().iter().zip(gradient).map(|(a, b)| a + b);
-                arriving = State::Own(sum.collect());
-            }
-            let (kind, tensors) = &self.net.layers[index];
-            let slots = self.net.kinds[*kind].slots();
-            let (Some(x), Some(kept)) = (trail.inputs.pop(), trail.kept.pop()) else {
-                break;
-            };
-            let graphs = &mut self.layers[*kind];
-            let mut feeds = parameters(slots, tensors);
-            feeds.push(x.feed("x", &dims));
-            feeds.push(arriving.feed("d.y", &dims));
-            let kept_feeds = graphs.kept.iter().zip(&kept);
-            feeds.extend(kept_feeds.map(|(name, held)| Feed::held(name, held)));
-            let mut outputs = graphs.backward.run(&feeds)?;
-            for (slot, moments) in slots.iter().zip(&mut self.moments[index]) {
-                if let Some(moments) = moments {
-                    moments.add(outputs.f32(&format!("d.{}", slot.role))?.data);
-                }
-            }
-            let next = outputs.take("d.x")?;
-            drop(outputs);
-            drop(feeds);
-            arriving = State::Held(next);
-        }
-        Ok(arriving)
-    }
-
     /// Moves all trained parameters; the length of the gradient before it was shortened.
     pub(super) fn step(&mut self, step: Step, clip: f32) -> f64 {
         let length = adamw::norm(self.all_moments());
@@ -315,7 +235,7 @@ impl Student {
 
     /// All moments, always in the same order.
     pub(super) fn all_moments(&self) -> impl Iterator<Item = &Moments> {
-        let layers = self.moments.iter().flatten().flatten();
+        let layers = self.stack.moments();
         let ends = self.ends.iter().map(|(_, moments)| moments);
         let projections = self.matching.iter().flat_map(|m| &m.projections).flatten();
         let projections = projections.map(|(_, moments)| moments);
@@ -324,13 +244,7 @@ impl Student {
 
     /// All trained parameters with their moments, in the order of [`Student::all_moments`].
     pub(super) fn each_trained(&mut self, work: &mut dyn FnMut(&mut Tensor, &mut Moments)) {
-        for ((_, tensors), moments) in self.net.layers.iter_mut().zip(&mut self.moments) {
-            for (tensor, moments) in tensors.iter_mut().zip(moments) {
-                if let Some(moments) = moments {
-                    work(tensor, moments);
-                }
-            }
-        }
+        self.stack.each_trained(&mut self.net.layers, work);
         if let Some(moments) = &mut self.embedding {
             work(&mut self.net.embedding, moments);
         }
@@ -384,7 +298,7 @@ impl Match {
 }
 
 /// The projection at the beginning: each of the teacher's axes from one of the student's, so that no chance is involved.
-fn projection(rows: usize, columns: usize) -> Tensor {
+pub(super) fn projection(rows: usize, columns: usize) -> Tensor {
     let mut values = vec![0.0; rows * columns];
     for row in 0..rows {
         values[row * columns + row % columns] = 1.0;
@@ -452,15 +366,15 @@ impl Piece<'_> {
 
     fn feeds<'f>(
         &'f self,
-        parameters: &[Feed<'f>],
+        parameters: &[Fed<'f>],
         teacher: &'f [f32],
         share: &'f [f32; 1],
-    ) -> Vec<Feed<'f>> {
+    ) -> Vec<Fed<'f>> {
         let mut feeds = parameters.to_vec();
-        feeds.push(Feed::f32("x", &self.dims, self.x));
-        feeds.push(Feed::f32("teacher", &self.teacher_dims, teacher));
-        feeds.push(Feed::i64("targets", &self.target_dims, &self.targets));
-        feeds.push(Feed::f32("share", &[], share));
+        feeds.push(Fed::f32("x", &self.dims, self.x));
+        feeds.push(Fed::f32("teacher", &self.teacher_dims, teacher));
+        feeds.push(Fed::i64("targets", &self.target_dims, &self.targets));
+        feeds.push(Fed::f32("share", &[], share));
         feeds
     }
 }

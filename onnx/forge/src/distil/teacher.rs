@@ -1,9 +1,9 @@
 //! The teacher: runs forward, layer by layer, and gives logits piece by piece.
 
-use llmasos_engine::session::{Feed, Held};
+use llmasos_engine::session::Held;
 
 use super::DistilError;
-use super::graph::{Layer, Part, Shape, Slot, Workshop};
+use super::graph::{Fed, Part, Shape, Slot, Workshop};
 use super::net::{Net, Tensor};
 use crate::error::ForgeError;
 
@@ -17,10 +17,10 @@ pub(super) enum State {
 }
 
 impl State {
-    pub(super) fn feed<'f>(&'f self, name: &'f str, dims: &'f [usize]) -> Feed<'f> {
+    pub(super) fn feed<'f>(&'f self, name: &'f str, dims: &'f [usize]) -> Fed<'f> {
         match self {
-            State::Own(values) => Feed::f32(name, dims, values),
-            State::Held(held) => Feed::held(name, held),
+            State::Own(values) => Fed::f32(name, dims, values),
+            State::Held(held) => Fed::held(name, held),
         }
     }
 
@@ -41,23 +41,23 @@ pub(super) fn piece_of(tokens: usize) -> usize {
 }
 
 /// Feeds of a layer's parameters.
-pub(super) fn parameters<'f>(slots: &'f [Slot], tensors: &'f [Tensor]) -> Vec<Feed<'f>> {
+pub(super) fn parameters<'f>(slots: &'f [Slot], tensors: &'f [Tensor]) -> Vec<Fed<'f>> {
     let pairs = slots.iter().zip(tensors);
     pairs
-        .map(|(slot, tensor)| Feed::f32(slot.role, &tensor.dims, &tensor.values))
+        .map(|(slot, tensor)| Fed::f32(slot.role, &tensor.dims, &tensor.values))
         .collect()
 }
 
 /// Feeds of the head's parameters.
-pub(super) fn head_parameters(net: &Net) -> Vec<Feed<'_>> {
-    let mut feeds: Vec<Feed<'_>> = net
+pub(super) fn head_parameters(net: &Net) -> Vec<Fed<'_>> {
+    let mut feeds: Vec<Fed<'_>> = net
         .ends
         .iter()
-        .map(|(name, tensor)| Feed::f32(name, &tensor.dims, &tensor.values))
+        .map(|(name, tensor)| Fed::f32(name, &tensor.dims, &tensor.values))
         .collect();
     if net.is_tied() {
         let head = net.head_matrix();
-        feeds.push(Feed::f32("head.weight", &head.dims, &head.values));
+        feeds.push(Fed::f32("head.weight", &head.dims, &head.values));
     }
     feeds
 }
@@ -72,10 +72,9 @@ pub(super) struct Teacher {
 
 impl Teacher {
     pub(super) fn new(net: Net, shape: Shape, workshop: &Workshop) -> Result<Teacher, ForgeError> {
-        let layers = net
-            .kinds
-            .iter()
-            .map(|kind| workshop.inference(kind, shape))
+        let kinds = net.layers.kinds.iter();
+        let layers = kinds
+            .map(|kind| workshop.inference(kind.as_ref(), shape))
             .collect::<Result<Vec<Part>, _>>()?;
         let head = workshop.logits(&net.head, piece_of(shape.tokens()))?;
         Ok(Teacher {
@@ -95,8 +94,8 @@ impl Teacher {
         let dims = [self.shape.tokens(), self.net.hidden];
         let mut x = State::Own(self.net.embed(ids, self.shape.length));
         let mut states = vec![Vec::new(); wanted.len()];
-        for (index, (kind, tensors)) in self.net.layers.iter().enumerate() {
-            let mut feeds = parameters(self.net.kinds[*kind].slots(), tensors);
+        for (index, (kind, tensors)) in self.net.layers.all.iter().enumerate() {
+            let mut feeds = parameters(self.net.layers.kinds[*kind].slots(), tensors);
             feeds.push(x.feed("x", &dims));
             let y = self.layers[*kind].run(&feeds)?.take("y")?;
             drop(feeds);
@@ -120,7 +119,7 @@ impl Teacher {
     ) -> Result<T, ForgeError> {
         let dims = [x.len() / self.net.hidden, self.net.hidden];
         let mut feeds = head_parameters(&self.net);
-        feeds.push(Feed::f32("x", &dims, x));
+        feeds.push(Fed::f32("x", &dims, x));
         let outputs = self.head.run(&feeds)?;
         read(outputs.f32("logits")?.data)
     }

@@ -8,18 +8,19 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::graph::{MatchKind, Shape, Workshop};
+use super::graph::{Fed, MatchKind, Shape, Workshop};
 use super::net::Net;
 use super::student::{Student, Terms};
 use super::teacher::{Teacher, piece_of};
 use super::*;
-use crate::architecture::toys;
+use crate::architecture::{Model, from_checkpoint, toys};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::tests::imported;
 use crate::error::ForgeError;
 use crate::folder::{Progress, Step};
 use crate::import_checkpoint;
 use crate::walk::tests::runtime;
+use crate::weights::Weights;
 
 #[derive(Deserialize)]
 struct Reference {
@@ -265,8 +266,10 @@ fn a_run_that_was_stopped_goes_on_to_the_same_bytes() {
             patience,
             ..small()
         };
-        let (whole, _) = distil(&models, &options, &root.path().join("whole"), &mut go_on).unwrap();
-        let out = root.path().join("parts");
+        let root = root.path().join(patience.to_string());
+        std::fs::create_dir(&root).unwrap();
+        let (whole, _) = distil(&models, &options, &root.join("whole"), &mut go_on).unwrap();
+        let out = root.join("parts");
         // Stopped in the middle of the fourth step: the gradients of its first half are lost, and made again.
         let mut stop = |progress: Progress<'_>| match progress.done == 3 * 32 + 16 {
             true if progress.step == Step::Train => ControlFlow::Break(()),
@@ -274,7 +277,7 @@ fn a_run_that_was_stopped_goes_on_to_the_same_bytes() {
         };
         let error = distil(&models, &options, &out, &mut stop).unwrap_err();
         assert!(matches!(error, ForgeError::Cancelled), "{error}");
-        let state = root.path().join(".parts.distil");
+        let state = root.join(".parts.distil");
         assert!(state.exists() && !out.exists());
         // Of another run.
         let other = DistilOptions {
@@ -435,7 +438,6 @@ fn hidden_states_are_compared_as_the_formulas_say() {
     };
     let (x, teacher) = ([1.0_f32, 2.0, -1.0, 0.5], [0.5_f32, 1.0, 3.0, 1.0]);
     let share = [0.5_f32, 0.25];
-    use llmasos_engine::session::Feed;
     for distance in [Distance::Mse, Distance::Cosine] {
         let kind = MatchKind {
             student: 2,
@@ -445,9 +447,9 @@ fn hidden_states_are_compared_as_the_formulas_say() {
         let mut part = workshop.matching(&kind, 2).unwrap();
         let mut value = |x: &[f32]| -> (f32, Vec<f32>) {
             let feeds = [
-                Feed::f32("x", &[2, 2], x),
-                Feed::f32("teacher", &[2, 2], &teacher),
-                Feed::f32("share", &[2, 1], &share),
+                Fed::f32("x", &[2, 2], x),
+                Fed::f32("teacher", &[2, 2], &teacher),
+                Fed::f32("share", &[2, 1], &share),
             ];
             let outputs = part.run(&feeds).unwrap();
             let gradient = outputs.f32("d.x").unwrap().data.to_vec();
@@ -496,13 +498,12 @@ fn states_of_other_widths_are_projected() {
         distance: Distance::Mse,
     };
     let mut part = workshop.matching(&kind, 1).unwrap();
-    use llmasos_engine::session::Feed;
     // x·Pᵀ = [1, 2, 3]; the gap to the teacher is [1, 2, 2].
     let feeds = [
-        Feed::f32("x", &[1, 2], &[1.0, 2.0]),
-        Feed::f32("projection", &[3, 2], &[1.0, 0.0, 0.0, 1.0, 1.0, 1.0]),
-        Feed::f32("teacher", &[1, 3], &[0.0, 0.0, 1.0]),
-        Feed::f32("share", &[1, 1], &[1.0]),
+        Fed::f32("x", &[1, 2], &[1.0, 2.0]),
+        Fed::f32("projection", &[3, 2], &[1.0, 0.0, 0.0, 1.0, 1.0, 1.0]),
+        Fed::f32("teacher", &[1, 3], &[0.0, 0.0, 1.0]),
+        Fed::f32("share", &[1, 1], &[1.0]),
     ];
     let outputs = part.run(&feeds).unwrap();
     assert!((outputs.f32("distance").unwrap().data[0] - 3.0).abs() < 1e-6);
@@ -531,5 +532,74 @@ fn matching_is_part_of_training() {
         report.losses[29] < 0.7 * report.losses[0],
         "{:?}",
         report.losses
+    );
+}
+
+/// A BERT whose inner matrices are others than the toy's.
+fn another_bert() -> toys::Checkpoint {
+    let (config, mut toy) = toys::bert("");
+    for (name, (_, bytes)) in &mut toy.0 {
+        if name.contains("dense.weight") {
+            bytes.reverse();
+            // Reversed bytes are other numbers, some of them absurd; these are small and differ everywhere.
+            for (index, value) in bytes.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+                *value = (((index * 53 % 89) as f32 - 44.0) / 150.0).to_le_bytes();
+            }
+        }
+    }
+    (config, toy)
+}
+
+#[test]
+fn an_encoder_comes_closer_to_its_teacher() {
+    let root = tempfile::tempdir().unwrap();
+    let encoder =
+        |checkpoint: &toys::Checkpoint| match from_checkpoint(&checkpoint.0, &checkpoint.1) {
+            Ok(Model::Encoder(spec)) => spec,
+            _ => panic!("an encoder"),
+        };
+    let (teacher, student) = (toys::bert(""), another_bert());
+    let (teacher_spec, student_spec) = (encoder(&teacher), encoder(&student));
+    let texts: Vec<Vec<u32>> = (0..10_u32)
+        .map(|text| (0..3 + text % 5).map(|at| (at * text + at) % 5).collect())
+        .collect();
+    let options = DistilOptions {
+        tokens: 60 * 32,
+        length: 8,
+        batch: 4,
+        rate: 1e-2,
+        frozen: Vec::new(),
+        ..DistilOptions::default()
+    };
+    for how in [
+        (Vectors::Tokens, Distance::Mse),
+        (Vectors::Mean, Distance::Cosine),
+    ] {
+        let pair = (
+            (&*teacher_spec, &teacher.1 as &dyn Weights),
+            (&*student_spec, &student.1 as &dyn Weights),
+        );
+        let place = (&runtime(), root.path());
+        let (trained, report) =
+            run_encoder(pair, &texts, how, &options, place, &mut go_on).unwrap();
+        let (first, last) = (report.losses[0], report.losses[59]);
+        assert!(last < 0.5 * first, "{how:?}: from {first} to {last}");
+        // What comes out is a model that a graph can be written of.
+        let graph =
+            crate::encoder::portable(&trained, &trained.spec, &crate::decoder::Options::FP32);
+        assert!(graph.unwrap().node_count() > 10);
+        let same = trained.floats("embedding.weight").unwrap();
+        assert_eq!(
+            same,
+            student
+                .1
+                .floats("embeddings.word_embeddings.weight")
+                .unwrap()
+        );
+    }
+    assert_eq!(
+        names(root.path()),
+        Vec::<String>::new(),
+        "nothing stays behind"
     );
 }

@@ -107,6 +107,11 @@ impl Place {
         })
     }
 
+    /// A folder for graph files.
+    pub(super) fn scratch(&self) -> &Path {
+        &self.scratch
+    }
+
     pub(super) fn forget_state(&self) -> Result<(), ForgeError> {
         match self.state.exists() {
             true => fs::remove_file(&self.state).map_err(ForgeError::io("remove", &self.state)),
@@ -217,7 +222,7 @@ fn check_fit(teacher: &Net, student: &Net, options: &DistilOptions) -> Result<()
             found: options.teacher_top.to_string(),
         });
     }
-    let counts = (student.layers.len(), teacher.layers.len());
+    let counts = (student.layers.all.len(), teacher.layers.all.len());
     let outside = |pair: &&(usize, usize)| pair.0 >= counts.0 || pair.1 >= counts.1;
     match matching.layers.iter().find(outside) {
         None if !matching.layers.is_empty() => Ok(()),

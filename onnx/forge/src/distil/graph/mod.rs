@@ -22,12 +22,12 @@ mod matching;
 mod part;
 mod values;
 
-pub(super) use decoder::{LayerKind, kind_of};
+pub(super) use decoder::kind_of;
 pub(super) use encoder::EncoderKind;
 pub(super) use head::{HeadKind, LossTerms};
 pub use matching::Distance;
 pub(super) use matching::MatchKind;
-pub(super) use part::{Layer, LayerGraphs, Part, Workshop};
+pub(super) use part::{Fed, Layer, LayerGraphs, Part, Workshop};
 use values::Values;
 
 /// Sizes of a batch, fixed while a graph lives.

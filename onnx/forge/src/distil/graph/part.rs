@@ -41,6 +41,30 @@ pub(in crate::distil) struct Workshop {
     pub(in crate::distil) dir: PathBuf,
 }
 
+/// A value for an input, with the name by which a graph may turn out not to have it.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::distil) struct Fed<'f> {
+    name: &'f str,
+    feed: Feed<'f>,
+}
+
+impl<'f> Fed<'f> {
+    pub(in crate::distil) fn f32(name: &'f str, dims: &'f [usize], data: &'f [f32]) -> Fed<'f> {
+        let feed = Feed::f32(name, dims, data);
+        Fed { name, feed }
+    }
+
+    pub(in crate::distil) fn i64(name: &'f str, dims: &'f [usize], data: &'f [i64]) -> Fed<'f> {
+        let feed = Feed::i64(name, dims, data);
+        Fed { name, feed }
+    }
+
+    pub(in crate::distil) fn held(name: &'f str, held: &'f Held) -> Fed<'f> {
+        let feed = Feed::held(name, held);
+        Fed { name, feed }
+    }
+}
+
 /// An opened graph.
 pub(in crate::distil) struct Part {
     session: Session,
@@ -52,10 +76,10 @@ impl Part {
     /// Runs it. Feeds of inputs that the graph does not have are left out, so that one list serves several parts.
     pub(in crate::distil) fn run<'s>(
         &'s mut self,
-        feeds: &[Feed<'_>],
+        feeds: &[Fed<'_>],
     ) -> Result<Outputs<'s>, ForgeError> {
-        let known = |feed: &&Feed<'_>| self.inputs.iter().any(|input| input == feed.name());
-        let feeds: Vec<Feed<'_>> = feeds.iter().filter(known).copied().collect();
+        let known = |fed: &&Fed<'_>| self.inputs.iter().any(|input| input == fed.name);
+        let feeds: Vec<Feed<'_>> = feeds.iter().filter(known).map(|fed| fed.feed).collect();
         Ok(self.session.run(&feeds)?)
     }
 }
@@ -66,15 +90,13 @@ pub(in crate::distil) struct LayerGraphs {
     pub(in crate::distil) backward: Part,
     /// Names of the values that go from the first to the second.
     pub(in crate::distil) kept: Vec<&'static str>,
-    /// Parameters whose gradients the second gives, as `d.NAME`.
-    pub(in crate::distil) trained: Vec<&'static str>,
 }
 
 impl LayerGraphs {
     /// Runs the forward part: y, and what the backward part needs.
     pub(in crate::distil) fn forward(
         &mut self,
-        feeds: &[Feed<'_>],
+        feeds: &[Fed<'_>],
     ) -> Result<(Held, Vec<Held>), ForgeError> {
         let mut outputs = self.forward.run(feeds)?;
         let kept = self.kept.iter().map(|name| outputs.take(name));
@@ -134,7 +156,6 @@ impl Workshop {
             forward: self.open(v.graph.finish()?)?,
             backward,
             kept: kept.iter().map(|(name, _)| *name).collect(),
-            trained: trained.to_vec(),
         })
     }
 
