@@ -10,6 +10,12 @@ pub const MAX_LENGTH: usize = 4096;
 /// Most tokens of one batch: what layers keep for the way back grows with it.
 pub const MAX_BATCH_TOKENS: usize = 1 << 16;
 
+/// Most batches of a step.
+const MAX_ACCUMULATE: usize = 4096;
+
+/// Name of an option, whether it is in its range, the range, and the value.
+type Check = (&'static str, bool, &'static str, String);
+
 /// Parameters that are not trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -120,91 +126,10 @@ impl DistilOptions {
     /// # Errors
     /// [`DistilError::Option`] names the first one out of its range.
     pub fn check(&self) -> Result<(), DistilError> {
-        let tokens = self.batch.saturating_mul(self.length);
-        let finite = |value: f32, range: std::ops::RangeInclusive<f32>| range.contains(&value);
-        let checks: [(&'static str, bool, &'static str, String); 13] = [
-            (
-                "tokens",
-                self.tokens > 0,
-                "at least 1",
-                self.tokens.to_string(),
-            ),
-            (
-                "hard",
-                finite(self.hard, 0.0..=1.0),
-                "0..=1",
-                self.hard.to_string(),
-            ),
-            (
-                "temperature",
-                self.temperature > 0.0 && self.temperature <= 100.0,
-                "above 0, at most 100",
-                self.temperature.to_string(),
-            ),
-            (
-                "length",
-                (2..=MAX_LENGTH).contains(&self.length),
-                "2..=4096",
-                self.length.to_string(),
-            ),
-            (
-                "batch",
-                self.batch > 0 && tokens <= MAX_BATCH_TOKENS,
-                "at least 1, and at most 65536 tokens a batch",
-                format!("{} of {} tokens", self.batch, self.length),
-            ),
-            (
-                "accumulate",
-                (1..=4096).contains(&self.accumulate),
-                "1..=4096",
-                self.accumulate.to_string(),
-            ),
-            (
-                "rate",
-                self.rate > 0.0 && self.rate <= 1.0,
-                "above 0, at most 1",
-                self.rate.to_string(),
-            ),
-            (
-                "warm_up",
-                finite(self.warm_up, 0.0..=0.99),
-                "0..=0.99",
-                self.warm_up.to_string(),
-            ),
-            (
-                "final_rate",
-                finite(self.final_rate, 0.0..=1.0),
-                "0..=1",
-                self.final_rate.to_string(),
-            ),
-            (
-                "decay",
-                finite(self.decay, 0.0..=1.0),
-                "0..=1",
-                self.decay.to_string(),
-            ),
-            (
-                "clip",
-                self.clip > 0.0 && self.clip.is_finite(),
-                "above 0",
-                self.clip.to_string(),
-            ),
-            (
-                "evaluate_every",
-                self.evaluate_every > 0,
-                "at least 1",
-                self.evaluate_every.to_string(),
-            ),
-            (
-                "matching.weight",
-                self.matching
-                    .as_ref()
-                    .is_none_or(|matching| matching.weight > 0.0 && matching.weight.is_finite()),
-                "above 0",
-                self.matching.as_ref().map_or(0.0, |m| m.weight).to_string(),
-            ),
-        ];
-        match checks.into_iter().find(|(_, is_good, ..)| !is_good) {
+        let counts = self.counts().into_iter();
+        let numbers = self.numbers().into_iter();
+        let mut wrong = counts.chain(numbers).filter(|(_, is_good, ..)| !is_good);
+        match wrong.next() {
             None => Ok(()),
             Some((option, _, expected, found)) => Err(DistilError::Option {
                 option,
@@ -212,6 +137,85 @@ impl DistilOptions {
                 found,
             }),
         }
+    }
+
+    fn counts(&self) -> [Check; 5] {
+        let tokens = self.batch.saturating_mul(self.length);
+        let (is_length, is_count) = (2..=MAX_LENGTH, 1..=MAX_ACCUMULATE);
+        let batch = format!("{} of {} tokens", self.batch, self.length);
+        let is_batch = self.batch > 0 && tokens <= MAX_BATCH_TOKENS;
+        let every = self.evaluate_every;
+        [
+            (
+                "tokens",
+                self.tokens > 0,
+                "at least 1",
+                self.tokens.to_string(),
+            ),
+            (
+                "length",
+                is_length.contains(&self.length),
+                "2..=4096",
+                self.length.to_string(),
+            ),
+            (
+                "batch",
+                is_batch,
+                "at least 1, and at most 65536 tokens a batch",
+                batch,
+            ),
+            (
+                "accumulate",
+                is_count.contains(&self.accumulate),
+                "1..=4096",
+                self.accumulate.to_string(),
+            ),
+            ("evaluate_every", every > 0, "at least 1", every.to_string()),
+        ]
+    }
+
+    fn numbers(&self) -> [Check; 8] {
+        let part = |option, value: f32| {
+            (
+                option,
+                (0.0..=1.0).contains(&value),
+                "0..=1",
+                value.to_string(),
+            )
+        };
+        let positive = |option, value: f32, most: f32, expected| {
+            (
+                option,
+                value > 0.0 && value <= most,
+                expected,
+                value.to_string(),
+            )
+        };
+        let weight = self
+            .matching
+            .as_ref()
+            .map_or(1.0, |matching| matching.weight);
+        let warm_up = self.warm_up;
+        [
+            part("hard", self.hard),
+            part("final_rate", self.final_rate),
+            part("decay", self.decay),
+            (
+                "warm_up",
+                (0.0..1.0).contains(&warm_up),
+                "0..1",
+                warm_up.to_string(),
+            ),
+            positive(
+                "temperature",
+                self.temperature,
+                100.0,
+                "above 0, at most 100",
+            ),
+            positive("rate", self.rate, 1.0, "above 0, at most 1"),
+            positive("clip", self.clip, f32::MAX, "above 0"),
+            positive("matching.weight", weight, f32::MAX, "above 0"),
+        ]
     }
 
     /// Tokens of one step.
