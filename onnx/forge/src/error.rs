@@ -11,6 +11,8 @@ use crate::architecture::ArchitectureError;
 use crate::checkpoint::CheckpointError;
 use crate::compress::quantize::QuantizeError;
 use crate::decoder::DecoderError;
+use crate::differentiate::DifferentiateError;
+use crate::distil::DistilError;
 use crate::gguf::GgufError;
 use crate::graph::GraphError;
 use crate::matrix::MatrixError;
@@ -94,6 +96,12 @@ pub enum ForgeError {
         /// What is wrong with it.
         source: QuantizeError,
     },
+    /// A distillation that cannot be done, or went wrong.
+    #[error("distillation: {0}")]
+    Distil(#[from] DistilError),
+    /// A graph that cannot be differentiated.
+    #[error("derivative: {0}")]
+    Differentiate(#[from] DifferentiateError),
     /// The progress callback asked to stop.
     #[error("cancelled")]
     Cancelled,

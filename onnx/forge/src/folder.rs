@@ -38,6 +38,8 @@ pub enum Step {
     Read,
     /// Building and writing the graph and its weights; `done` and `total` are bytes written.
     Convert,
+    /// Training a model; `done` and `total` are tokens.
+    Train,
     /// Copying a file as it is; `done` and `total` are bytes.
     Copy,
     /// Finding codes for a model's matrices; `done` and `total` are layers.

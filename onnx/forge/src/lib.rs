@@ -19,6 +19,8 @@ pub mod architecture;
 pub mod checkpoint;
 pub mod compress;
 pub mod decoder;
+pub mod differentiate;
+pub mod distil;
 pub mod encoder;
 pub mod error;
 pub mod folder;
