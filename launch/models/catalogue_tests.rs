@@ -46,6 +46,7 @@ fn the_built_in_catalogue_has_what_the_launch_files_name() {
         ("minilm-l6-v2", Role::Encoder, "bert"),
         ("minilm-l6-v2-fp32", Role::Encoder, "bert"),
         ("street-images", Role::Data, "images"),
+        ("calibration-images", Role::Data, "images"),
         ("human-speech", Role::Data, "audio"),
     ] {
         let entry = catalogue.get(name).unwrap();

@@ -16,8 +16,10 @@ use crate::distil::DistilError;
 use crate::gguf::GgufError;
 use crate::graph::GraphError;
 use crate::matrix::MatrixError;
+use crate::onnx_file::OnnxFileError;
 use crate::safetensors::SafetensorsError;
 use crate::ssd::SsdError;
+use crate::static_int8::StaticError;
 use crate::tensorflow::GraphDefError;
 use crate::tokenizer::TokenizerError;
 
@@ -85,6 +87,12 @@ pub enum ForgeError {
         /// What there is.
         found: String,
     },
+    /// An ONNX file is malformed, too large, or contradicts itself.
+    #[error("ONNX file: {0}")]
+    OnnxFile(#[from] OnnxFileError),
+    /// A graph that cannot be quantized so.
+    #[error("int8: {0}")]
+    Static(#[from] StaticError),
     /// The engine could not run a graph of the model.
     #[error("{0}")]
     Engine(#[from] llmasos_engine::EngineError),

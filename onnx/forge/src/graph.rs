@@ -14,8 +14,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::error::ForgeError;
 use crate::proto::onnx::{
     AttributeProto, AttributeType, DataType, DimensionProto, DimensionValue, NodeProto,
-    TensorShapeProto, TensorTypeProto, TypeProto, TypeValue, ValueInfoProto,
+    StringStringEntryProto, TensorShapeProto, TensorTypeProto, TypeProto, TypeValue,
+    ValueInfoProto,
 };
+use crate::writer::{IR_VERSION, MICROSOFT_OPSET, OPSET};
 
 /// Domain of ONNX Runtime's own operators.
 pub const MICROSOFT: &str = "com.microsoft";
@@ -128,13 +130,8 @@ impl TensorSpec {
                 .filter(|&product| product <= MAX_ELEMENTS)
                 .ok_or_else(shape_error)?;
         }
-        let element_bytes = match self.data_type {
-            DataType::Undefined => return Err(shape_error()),
-            DataType::Uint8 | DataType::Int8 => 1,
-            DataType::Float | DataType::Int32 => 4,
-            DataType::Int64 => 8,
-        };
-        Ok(elements * element_bytes)
+        let bits = self.data_type.bits().ok_or_else(shape_error)?;
+        Ok((elements * bits).div_ceil(8))
     }
 }
 
@@ -147,8 +144,40 @@ pub struct Payload<'a> {
     pub(crate) make: Make<'a>,
 }
 
+/// What a model file says beside its nodes and constants.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Header {
+    /// Version of the file format (IR).
+    pub ir_version: i64,
+    /// Version of each operator set by domain; empty for ai.onnx.
+    pub operator_sets: BTreeMap<String, i64>,
+    /// Types of values in between, where a file states them.
+    pub(crate) value_info: Vec<ValueInfoProto>,
+    /// Functions, as bytes.
+    pub(crate) functions: Vec<Vec<u8>>,
+    /// Free key-value pairs.
+    pub(crate) metadata: Vec<StringStringEntryProto>,
+}
+
+impl Default for Header {
+    /// The header of a graph that is built here.
+    fn default() -> Header {
+        Header {
+            ir_version: IR_VERSION,
+            operator_sets: BTreeMap::from([
+                (String::new(), OPSET),
+                (MICROSOFT.to_string(), MICROSOFT_OPSET),
+            ]),
+            value_info: Vec::new(),
+            functions: Vec::new(),
+            metadata: Vec::new(),
+        }
+    }
+}
+
 /// A checked graph, ready to be written.
 pub struct Graph<'a> {
+    pub(crate) header: Header,
     pub(crate) name: String,
     pub(crate) nodes: Vec<NodeProto>,
     pub(crate) inputs: Vec<ValueInfoProto>,
@@ -182,6 +211,7 @@ impl Node {
             op_type: op.to_string(),
             attribute: Vec::new(),
             domain: String::new(),
+            overload: String::new(),
         })
     }
 
@@ -236,6 +266,12 @@ impl Node {
     }
 }
 
+impl From<Node> for NodeProto {
+    fn from(node: Node) -> NodeProto {
+        node.0
+    }
+}
+
 fn attribute(name: &str, kind: AttributeType) -> AttributeProto {
     AttributeProto {
         name: name.to_string(),
@@ -257,6 +293,7 @@ impl<'a> GraphBuilder<'a> {
     /// An empty graph.
     pub fn new(name: &str) -> GraphBuilder<'a> {
         let graph = Graph {
+            header: Header::default(),
             name: name.to_string(),
             nodes: Vec::new(),
             inputs: Vec::new(),
@@ -422,7 +459,10 @@ pub(crate) fn value_info(name: &str, data_type: DataType, dims: &[Dim<'_>]) -> V
             Dim::Fixed(size) => DimensionValue::Size(*size),
             Dim::Named(name) => DimensionValue::Symbol(name.to_string()),
         })
-        .map(|value| DimensionProto { value: Some(value) })
+        .map(|value| DimensionProto {
+            value: Some(value),
+            denotation: String::new(),
+        })
         .collect();
     let tensor = TensorTypeProto {
         elem_type: data_type.into(),
@@ -432,6 +472,7 @@ pub(crate) fn value_info(name: &str, data_type: DataType, dims: &[Dim<'_>]) -> V
         name: name.to_string(),
         r#type: Some(TypeProto {
             value: Some(TypeValue::Tensor(tensor)),
+            denotation: String::new(),
         }),
     }
 }

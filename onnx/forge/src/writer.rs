@@ -18,9 +18,10 @@ use prost::Message;
 
 use crate::error::ForgeError;
 use crate::folder::{Progress, Step, Watch, report, write_file};
-use crate::graph::{Graph, GraphError, LLMASOS, MICROSOFT, TensorSpec};
+use crate::graph::{Graph, GraphError, Header, LLMASOS, MICROSOFT, TensorSpec};
 use crate::proto::onnx::{
-    DataLocation, GraphProto, ModelProto, OperatorSetIdProto, StringStringEntryProto, TensorProto,
+    DataLocation, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
+    TensorProto,
 };
 
 /// File format version written (ONNX 1.16).
@@ -61,7 +62,7 @@ pub fn write_model(
     watch: &mut Watch<'_>,
 ) -> Result<Written, ForgeError> {
     let total = external_bytes(&graph)?;
-    let opset_import = operator_sets(&graph);
+    let opset_import = operator_sets(&graph.header, &graph.nodes);
     let mut data = DataFile::create(dir, format!("{file}.data"))?;
     let mut initializer = Vec::new();
     for payload in graph.payloads {
@@ -93,7 +94,7 @@ pub fn write_model(
         )?;
     }
     let model = ModelProto {
-        ir_version: IR_VERSION,
+        ir_version: graph.header.ir_version,
         producer_name: env!("CARGO_PKG_NAME").to_string(),
         producer_version: env!("CARGO_PKG_VERSION").to_string(),
         graph: Some(GraphProto {
@@ -102,9 +103,12 @@ pub fn write_model(
             initializer,
             input: graph.inputs,
             output: graph.outputs,
+            value_info: graph.header.value_info,
+            sparse_initializer: Vec::new(),
         }),
         opset_import,
-        metadata_props: Vec::new(),
+        metadata_props: graph.header.metadata,
+        functions: graph.header.functions,
     };
     let bytes = model.encode_to_vec();
     let model_file = Partial::new(dir.join(file));
@@ -117,17 +121,16 @@ pub fn write_model(
     })
 }
 
-/// The operator sets that `graph` refers to; the first two are always there.
-fn operator_sets(graph: &Graph<'_>) -> Vec<OperatorSetIdProto> {
-    let uses = |domain: &str| graph.nodes.iter().any(|node| node.domain == domain);
-    let mut sets = vec![("", OPSET), (MICROSOFT, MICROSOFT_OPSET)];
-    if uses(LLMASOS) {
-        sets.push((LLMASOS, LLMASOS_OPSET));
+/// The operator sets of the graph's header, and the project's own ones where they are used.
+pub(crate) fn operator_sets(header: &Header, nodes: &[NodeProto]) -> Vec<OperatorSetIdProto> {
+    let mut sets = header.operator_sets.clone();
+    let own = [(MICROSOFT, MICROSOFT_OPSET), (LLMASOS, LLMASOS_OPSET)];
+    for (domain, version) in own {
+        if nodes.iter().any(|node| node.domain == domain) {
+            sets.entry(domain.to_string()).or_insert(version);
+        }
     }
-    let set = |(domain, version): (&str, i64)| OperatorSetIdProto {
-        domain: domain.to_string(),
-        version,
-    };
+    let set = |(domain, version): (String, i64)| OperatorSetIdProto { domain, version };
     sets.into_iter().map(set).collect()
 }
 

@@ -1,4 +1,8 @@
-//! ONNX model files as prost structs: the fields the forge writes, with the numbers of `onnx.proto3` (ONNX 1.16, IR version 10).
+//! ONNX model files as prost structs: the fields the forge writes and those it must not lose when it reads a file of somebody else,
+//! with the numbers of `onnx.proto3` (ONNX 1.16, IR version 10).
+//!
+//! Messages that are only passed on (functions, sparse tensors, types other than tensors) are kept as their bytes: on the wire a
+//! message and a byte string are the same.
 //!
 //! Scalars that may be zero and still mean something (an attribute's `i = 0`) are `optional`, because readers built from the
 //! proto2 form of the file ask whether the field is there at all.
@@ -32,6 +36,9 @@ pub struct ModelProto {
     /// Free key-value pairs.
     #[prost(message, repeated, tag = "14")]
     pub metadata_props: Vec<StringStringEntryProto>,
+    /// Operators described by graphs, as bytes.
+    #[prost(bytes = "vec", repeated, tag = "25")]
+    pub functions: Vec<Vec<u8>>,
 }
 
 /// An operator set: domain (empty for ai.onnx) and version.
@@ -63,6 +70,12 @@ pub struct GraphProto {
     /// What the caller gets.
     #[prost(message, repeated, tag = "12")]
     pub output: Vec<ValueInfoProto>,
+    /// Types of values in between.
+    #[prost(message, repeated, tag = "13")]
+    pub value_info: Vec<ValueInfoProto>,
+    /// Sparse constants, as bytes.
+    #[prost(bytes = "vec", repeated, tag = "15")]
+    pub sparse_initializer: Vec<Vec<u8>>,
 }
 
 /// One operator call.
@@ -86,6 +99,9 @@ pub struct NodeProto {
     /// Operator set; empty for ai.onnx.
     #[prost(string, tag = "7")]
     pub domain: String,
+    /// Which of several functions of one name is meant.
+    #[prost(string, tag = "8")]
+    pub overload: String,
 }
 
 /// A named constant parameter of a node; `kind` says which of the value fields is meant.
@@ -103,15 +119,45 @@ pub struct AttributeProto {
     /// Value of a `String`.
     #[prost(bytes = "vec", optional, tag = "4")]
     pub s: Option<Vec<u8>>,
+    /// Value of a `Tensor`.
+    #[prost(message, optional, tag = "5")]
+    pub t: Option<TensorProto>,
+    /// Value of a `Graph`: a body that may read values of the graph around it.
+    #[prost(message, optional, tag = "6")]
+    pub g: Option<GraphProto>,
     /// Value of `Floats`.
     #[prost(float, repeated, packed = "false", tag = "7")]
     pub floats: Vec<f32>,
     /// Value of `Ints`.
     #[prost(int64, repeated, packed = "false", tag = "8")]
     pub ints: Vec<i64>,
+    /// Value of `Strings`.
+    #[prost(bytes = "vec", repeated, tag = "9")]
+    pub strings: Vec<Vec<u8>>,
+    /// Value of `Tensors`.
+    #[prost(message, repeated, tag = "10")]
+    pub tensors: Vec<TensorProto>,
+    /// Value of `Graphs`.
+    #[prost(message, repeated, tag = "11")]
+    pub graphs: Vec<GraphProto>,
+    /// Value of a `TypeProto`, as bytes.
+    #[prost(bytes = "vec", optional, tag = "14")]
+    pub tp: Option<Vec<u8>>,
+    /// Value of `TypeProtos`, as bytes.
+    #[prost(bytes = "vec", repeated, tag = "15")]
+    pub type_protos: Vec<Vec<u8>>,
     /// Which value is meant.
     #[prost(enumeration = "AttributeType", tag = "20")]
     pub kind: i32,
+    /// Inside a function: the attribute of the call that is meant.
+    #[prost(string, tag = "21")]
+    pub ref_attr_name: String,
+    /// Value of a `SparseTensor`, as bytes.
+    #[prost(bytes = "vec", optional, tag = "22")]
+    pub sparse_tensor: Option<Vec<u8>>,
+    /// Value of `SparseTensors`, as bytes.
+    #[prost(bytes = "vec", repeated, tag = "23")]
+    pub sparse_tensors: Vec<Vec<u8>>,
 }
 
 /// Kind of an attribute.
@@ -126,13 +172,32 @@ pub enum AttributeType {
     Int = 2,
     /// Bytes.
     String = 3,
+    /// A constant tensor.
+    Tensor = 4,
+    /// A graph.
+    Graph = 5,
     /// List of floats.
     Floats = 6,
     /// List of integers.
     Ints = 7,
+    /// List of byte strings.
+    Strings = 8,
+    /// List of tensors.
+    Tensors = 9,
+    /// List of graphs.
+    Graphs = 10,
+    /// A sparse tensor.
+    SparseTensor = 11,
+    /// List of sparse tensors.
+    SparseTensors = 12,
+    /// A type.
+    TypeProto = 13,
+    /// List of types.
+    TypeProtos = 14,
 }
 
-/// A constant tensor: inline in `raw_data` (little-endian, row-major) or in an external file.
+/// A constant tensor: inline in `raw_data` (little-endian, row-major), in one of the typed lists, or in an external file. The forge
+/// writes `raw_data` or external ones.
 #[derive(Clone, PartialEq, Message)]
 pub struct TensorProto {
     /// Shape.
@@ -141,9 +206,27 @@ pub struct TensorProto {
     /// Element type, a [`DataType`].
     #[prost(enumeration = "DataType", tag = "2")]
     pub data_type: i32,
+    /// Elements of f32 and complex64.
+    #[prost(float, repeated, tag = "4")]
+    pub float_data: Vec<f32>,
+    /// Elements of i32 and all smaller types; two 4-bit values in each.
+    #[prost(int32, repeated, tag = "5")]
+    pub int32_data: Vec<i32>,
+    /// Elements that are strings.
+    #[prost(bytes = "vec", repeated, tag = "6")]
+    pub string_data: Vec<Vec<u8>>,
+    /// Elements of i64.
+    #[prost(int64, repeated, tag = "7")]
+    pub int64_data: Vec<i64>,
     /// Name.
     #[prost(string, tag = "8")]
     pub name: String,
+    /// Elements of f64 and complex128.
+    #[prost(double, repeated, tag = "10")]
+    pub double_data: Vec<f64>,
+    /// Elements of u32 and u64.
+    #[prost(uint64, repeated, tag = "11")]
+    pub uint64_data: Vec<u64>,
     /// Elements, if inline.
     #[prost(bytes = "vec", optional, tag = "9")]
     pub raw_data: Option<Vec<u8>>,
@@ -155,7 +238,7 @@ pub struct TensorProto {
     pub data_location: Option<i32>,
 }
 
-/// Element types used.
+/// Element types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
 #[repr(i32)]
 pub enum DataType {
@@ -167,10 +250,71 @@ pub enum DataType {
     Uint8 = 2,
     /// i8.
     Int8 = 3,
+    /// u16.
+    Uint16 = 4,
+    /// i16.
+    Int16 = 5,
     /// i32.
     Int32 = 6,
     /// i64.
     Int64 = 7,
+    /// Text.
+    String = 8,
+    /// A byte that is 0 or 1.
+    Bool = 9,
+    /// IEEE half precision.
+    Float16 = 10,
+    /// f64.
+    Double = 11,
+    /// u32.
+    Uint32 = 12,
+    /// u64.
+    Uint64 = 13,
+    /// Two f32.
+    Complex64 = 14,
+    /// Two f64.
+    Complex128 = 15,
+    /// The upper half of an f32.
+    Bfloat16 = 16,
+    /// 8 bits, 4 of exponent, no infinity.
+    Float8E4M3Fn = 17,
+    /// The same without a negative zero.
+    Float8E4M3FnUz = 18,
+    /// 8 bits, 5 of exponent.
+    Float8E5M2 = 19,
+    /// The same without a negative zero.
+    Float8E5M2FnUz = 20,
+    /// 4 bits, two in a byte, lower half first.
+    Uint4 = 21,
+    /// 4 bits, two in a byte, lower half first.
+    Int4 = 22,
+    /// 4 bits, 2 of exponent, two in a byte.
+    Float4E2M1 = 23,
+    /// 8 bits of exponent.
+    Float8E8M0 = 24,
+}
+
+impl DataType {
+    /// Bits of an element; `None` for text, which has no fixed size, and for a type that is not given.
+    #[must_use]
+    pub fn bits(self) -> Option<u64> {
+        match self {
+            DataType::Undefined | DataType::String => None,
+            DataType::Uint4 | DataType::Int4 | DataType::Float4E2M1 => Some(4),
+            DataType::Uint8
+            | DataType::Int8
+            | DataType::Bool
+            | DataType::Float8E4M3Fn
+            | DataType::Float8E4M3FnUz
+            | DataType::Float8E5M2
+            | DataType::Float8E5M2FnUz
+            | DataType::Float8E8M0 => Some(8),
+            DataType::Uint16 | DataType::Int16 | DataType::Float16 | DataType::Bfloat16 => Some(16),
+            DataType::Float | DataType::Int32 | DataType::Uint32 => Some(32),
+            DataType::Double | DataType::Int64 | DataType::Uint64 | DataType::Complex64 => Some(64),
+            DataType::Complex128 => Some(128),
+        }
+    }
 }
 
 /// Where a tensor's elements are.
@@ -205,12 +349,15 @@ pub struct ValueInfoProto {
     pub r#type: Option<TypeProto>,
 }
 
-/// A type; only tensors are used.
+/// A type; those that are not dense tensors are only passed on.
 #[derive(Clone, PartialEq, Message)]
 pub struct TypeProto {
     /// Which type.
-    #[prost(oneof = "TypeValue", tags = "1")]
+    #[prost(oneof = "TypeValue", tags = "1, 4, 5, 8, 9")]
     pub value: Option<TypeValue>,
+    /// What the value means, such as `IMAGE`.
+    #[prost(string, tag = "6")]
+    pub denotation: String,
 }
 
 /// The kinds of type used.
@@ -219,6 +366,18 @@ pub enum TypeValue {
     /// A dense tensor.
     #[prost(message, tag = "1")]
     Tensor(TensorTypeProto),
+    /// A sequence, as bytes.
+    #[prost(bytes = "vec", tag = "4")]
+    Sequence(Vec<u8>),
+    /// A map, as bytes.
+    #[prost(bytes = "vec", tag = "5")]
+    Map(Vec<u8>),
+    /// A sparse tensor, as bytes.
+    #[prost(bytes = "vec", tag = "8")]
+    SparseTensor(Vec<u8>),
+    /// Something or nothing, as bytes.
+    #[prost(bytes = "vec", tag = "9")]
+    Optional(Vec<u8>),
 }
 
 /// Element type and shape of a tensor.
@@ -246,6 +405,9 @@ pub struct DimensionProto {
     /// Size or name.
     #[prost(oneof = "DimensionValue", tags = "1, 2")]
     pub value: Option<DimensionValue>,
+    /// What the dimension means, such as `DATA_BATCH`.
+    #[prost(string, tag = "3")]
+    pub denotation: String,
 }
 
 /// A dimension's size, or a name for a size known at run time.
