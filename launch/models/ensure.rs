@@ -483,6 +483,7 @@ impl Models {
             let step = match progress.step {
                 Step::Read => "reading",
                 Step::Convert => "converting",
+                Step::Prune => "pruning",
                 Step::Copy => "copying",
                 Step::Hash => "hashing",
             };

@@ -133,6 +133,7 @@ fn forge(
         let step = match progress.step {
             Step::Read => "reading",
             Step::Convert => "converting",
+            Step::Prune => "pruning",
             Step::Copy => "copying",
             Step::Hash => "hashing",
         };

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::architecture::ArchitectureError;
 use crate::checkpoint::CheckpointError;
+use crate::compress::prune::PruneError;
 use crate::decoder::DecoderError;
 use crate::gguf::GgufError;
 use crate::graph::GraphError;
@@ -82,6 +83,9 @@ pub enum ForgeError {
         /// What there is.
         found: String,
     },
+    /// Something that cannot be taken from a model.
+    #[error("prune: {0}")]
+    Prune(#[from] PruneError),
     /// The engine could not run a graph of the model.
     #[error("{0}")]
     Engine(#[from] llmasos_engine::EngineError),

@@ -38,6 +38,8 @@ pub enum Step {
     Read,
     /// Building and writing the graph and its weights; `done` and `total` are bytes written.
     Convert,
+    /// Taking parts of a model away; `done` and `total` are layers.
+    Prune,
     /// Copying a file as it is; `done` and `total` are bytes.
     Copy,
     /// Computing the sha256 of the finished files; `done` and `total` are bytes.
