@@ -486,6 +486,7 @@ impl Models {
                 Step::Quantize => "quantizing",
                 Step::Measure => "measuring",
                 Step::Train => "training",
+                Step::Prune => "pruning",
                 Step::Copy => "copying",
                 Step::Hash => "hashing",
             };

@@ -139,6 +139,7 @@ fn forge(
             Step::Quantize => "quantizing",
             Step::Measure => "measuring",
             Step::Train => "training",
+            Step::Prune => "pruning",
             Step::Copy => "copying",
             Step::Hash => "hashing",
         };

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use crate::architecture::ArchitectureError;
 use crate::checkpoint::CheckpointError;
 use crate::compress::quantize::QuantizeError;
+use crate::compress::prune::PruneError;
 use crate::decoder::DecoderError;
 use crate::differentiate::DifferentiateError;
 use crate::distil::DistilError;
@@ -93,6 +94,9 @@ pub enum ForgeError {
     /// A graph that cannot be quantized so.
     #[error("int8: {0}")]
     Static(#[from] StaticError),
+    /// Something that cannot be taken from a model.
+    #[error("prune: {0}")]
+    Prune(#[from] PruneError),
     /// The engine could not run a graph of the model.
     #[error("{0}")]
     Engine(#[from] llmasos_engine::EngineError),

@@ -40,6 +40,8 @@ pub enum Step {
     Convert,
     /// Training a model; `done` and `total` are tokens.
     Train,
+    /// Taking parts of a model away; `done` and `total` are layers.
+    Prune,
     /// Copying a file as it is; `done` and `total` are bytes.
     Copy,
     /// Finding codes for a model's matrices; `done` and `total` are layers.

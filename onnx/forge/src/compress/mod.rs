@@ -3,7 +3,10 @@
 pub mod degrid;
 pub mod kv;
 pub mod quantize;
+pub mod prune;
 mod random;
+mod solve;
 
 pub use degrid::degrid;
 pub use kv::kv_int8;
+pub use prune::{PruneOptions, PruneReport, prune};
