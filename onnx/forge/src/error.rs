@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use crate::architecture::ArchitectureError;
 use crate::checkpoint::CheckpointError;
-use crate::compress::quantize::QuantizeError;
 use crate::compress::prune::PruneError;
+use crate::compress::quantize::QuantizeError;
 use crate::decoder::DecoderError;
 use crate::differentiate::DifferentiateError;
 use crate::distil::DistilError;

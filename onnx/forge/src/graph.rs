@@ -344,6 +344,7 @@ impl<'a> GraphBuilder<'a> {
             name: name.to_string(),
             r#type: Some(TypeProto {
                 value: Some(TypeValue::Tensor(tensor)),
+                denotation: String::new(),
             }),
         });
     }

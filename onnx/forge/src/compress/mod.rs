@@ -2,8 +2,8 @@
 
 pub mod degrid;
 pub mod kv;
-pub mod quantize;
 pub mod prune;
+pub mod quantize;
 mod random;
 mod solve;
 

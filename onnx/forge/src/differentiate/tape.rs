@@ -342,7 +342,9 @@ pub(super) fn fixed(shape: &Shape) -> Option<Vec<i64>> {
 
 /// The shape of an input as it is declared.
 fn declared(input: &ValueInfoProto) -> Option<Shape> {
-    let TypeValue::Tensor(tensor) = input.r#type.as_ref()?.value.as_ref()?;
+    let TypeValue::Tensor(tensor) = input.r#type.as_ref()?.value.as_ref()? else {
+        return None;
+    };
     let dims = &tensor.shape.as_ref()?.dim;
     dims.iter()
         .map(|dim| match dim.value.as_ref()? {

@@ -252,7 +252,7 @@ impl<'a> Walk<'a> {
             index,
             Look::Cache,
             hidden,
-            &mut |_, _, [keys, values, ..]| hear(keys, values),
+            &mut |_, _, [keys, values, ..], _| hear(keys, values),
         )
     }
 

@@ -53,7 +53,7 @@ impl GridRows<'_> {
 /// Largest code of a format.
 pub(super) fn largest_code(format: CodeFormat) -> f32 {
     match format {
-        CodeFormat::Int4Symmetric | CodeFormat::Int4 => 15.0,
+        CodeFormat::Int4Symmetric | CodeFormat::Int4 | CodeFormat::Int4Minima => 15.0,
         CodeFormat::Int8 => 255.0,
     }
 }
@@ -61,7 +61,8 @@ pub(super) fn largest_code(format: CodeFormat) -> f32 {
 /// The zero point where the format stores none, and the middle where it does.
 pub(super) fn middle_code(format: CodeFormat) -> u8 {
     match format {
-        CodeFormat::Int4Symmetric | CodeFormat::Int4 => INT4_ZERO,
+        // Minima are fitted by the block quantizer alone; no method here chooses them.
+        CodeFormat::Int4Symmetric | CodeFormat::Int4 | CodeFormat::Int4Minima => INT4_ZERO,
         CodeFormat::Int8 => INT8_ZERO,
     }
 }
@@ -139,6 +140,7 @@ impl Grid {
             },
             scales: self.scales.clone(),
             zero_points,
+            minima: Vec::new(),
         }
     }
 
@@ -160,7 +162,9 @@ impl Grid {
             format,
             codes: match format {
                 CodeFormat::Int8 => codes.codes.clone(),
-                CodeFormat::Int4Symmetric | CodeFormat::Int4 => nibbles(&codes.codes),
+                CodeFormat::Int4Symmetric | CodeFormat::Int4 | CodeFormat::Int4Minima => {
+                    nibbles(&codes.codes)
+                }
             },
             scales: codes.scales.clone(),
             zeros,

@@ -80,7 +80,7 @@ fn search(block: &[f32; BLOCK], importance: &[f32; BLOCK], format: CodeFormat) -
     let (factors, zeros): (&[f32], &[f32]) = match format {
         CodeFormat::Int8 => (&FACTORS_INT8, &[0.0]),
         CodeFormat::Int4Symmetric => (&FACTORS, &[0.0]),
-        CodeFormat::Int4 => (&FACTORS, &[0.0, -1.0, 1.0]),
+        CodeFormat::Int4 | CodeFormat::Int4Minima => (&FACTORS, &[0.0, -1.0, 1.0]),
     };
     for shift in zeros {
         let zero = zero + shift;

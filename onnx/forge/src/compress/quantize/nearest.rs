@@ -50,7 +50,7 @@ pub(super) fn span(block: &[f32; BLOCK], format: CodeFormat) -> (f32, f32) {
     }
     let middle = f32::from(middle_code(format));
     match format {
-        CodeFormat::Int4 => {
+        CodeFormat::Int4 | CodeFormat::Int4Minima => {
             let scale = half_scale((highest - lowest) / 15.0);
             let zero = places(scale, 0.0)(-lowest);
             (scale, nearest(zero, 15.0))

@@ -124,7 +124,7 @@ impl<'a> Tile<'a> {
             blocks,
             rows,
             grids: match format {
-                CodeFormat::Int4 => &GRIDS,
+                CodeFormat::Int4 | CodeFormat::Int4Minima => &GRIDS,
                 CodeFormat::Int4Symmetric => &GRIDS[..3],
                 CodeFormat::Int8 => &[],
             },

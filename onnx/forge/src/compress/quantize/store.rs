@@ -146,6 +146,7 @@ impl Store {
                 codes: codes.to_vec(),
                 scales: floats(scales),
                 zero_points: zeros.to_vec(),
+                minima: Vec::new(),
             };
             matrices.insert(part, (format, codes));
             own.extend(names);
@@ -232,6 +233,7 @@ mod tests {
             codes: vec![seed; 32],
             scales: vec![f32::from(seed), 0.5],
             zero_points: if seed == 1 { vec![0x42] } else { Vec::new() },
+            minima: Vec::new(),
         };
         LayerCodes {
             matrices: BTreeMap::from([

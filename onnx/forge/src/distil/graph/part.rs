@@ -219,7 +219,7 @@ impl Workshop {
                         let kind = if is_float { Kind::F32 } else { Kind::I64 };
                         (kind, vec![Axis::Any; rank])
                     }
-                    None => (Kind::F32, Vec::new()),
+                    _ => (Kind::F32, Vec::new()),
                 },
             )
             .collect();
