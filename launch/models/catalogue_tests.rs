@@ -47,6 +47,7 @@ fn the_built_in_catalogue_has_what_the_launch_files_name() {
         ("minilm-l6-v2-fp32", Role::Encoder, "bert"),
         ("street-images", Role::Data, "images"),
         ("human-speech", Role::Data, "audio"),
+        ("wikipedia-sample", Role::Data, "text"),
     ] {
         let entry = catalogue.get(name).unwrap();
         assert_eq!(

@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 
 use crate::architecture::ArchitectureError;
 use crate::checkpoint::CheckpointError;
+use crate::corpus::CorpusError;
 use crate::decoder::DecoderError;
+use crate::evaluate::EvaluateError;
 use crate::gguf::GgufError;
 use crate::graph::GraphError;
 use crate::matrix::MatrixError;
@@ -82,6 +84,12 @@ pub enum ForgeError {
         /// What there is.
         found: String,
     },
+    /// A text cannot be read, or is too short.
+    #[error(transparent)]
+    Corpus(#[from] CorpusError),
+    /// Two models cannot be compared.
+    #[error("evaluation: {0}")]
+    Evaluate(#[from] EvaluateError),
     /// The engine could not run a graph of the model.
     #[error("{0}")]
     Engine(#[from] llmasos_engine::EngineError),

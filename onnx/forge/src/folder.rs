@@ -38,10 +38,35 @@ pub enum Step {
     Read,
     /// Building and writing the graph and its weights; `done` and `total` are bytes written.
     Convert,
+    /// Dividing articles into tokens; `done` and `total` are articles.
+    Tokenize,
+    /// Letting models read a text; `done` and `total` are sequences or layers.
+    Evaluate,
     /// Copying a file as it is; `done` and `total` are bytes.
     Copy,
     /// Computing the sha256 of the finished files; `done` and `total` are bytes.
     Hash,
+}
+
+impl Step {
+    /// A word for people.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Step::Read => "reading",
+            Step::Convert => "converting",
+            Step::Tokenize => "dividing into tokens",
+            Step::Evaluate => "evaluating",
+            Step::Copy => "copying",
+            Step::Hash => "hashing",
+        }
+    }
+
+    /// Whether its units are bytes.
+    #[must_use]
+    pub fn counts_bytes(self) -> bool {
+        matches!(self, Step::Read | Step::Convert | Step::Copy | Step::Hash)
+    }
 }
 
 /// One report to the caller.
