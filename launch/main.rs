@@ -32,8 +32,10 @@ enum Verb {
     Graph(cmd::graph::Args),
     /// Print the JSON Schema of descriptors, for editors
     Schema(cmd::schema::Args),
-    /// Models: list, pull, verify, info, bench
+    /// Models: list, pull, verify, info, import, bench, eval
     Model(cmd::model::Args),
+    /// Make a language model smaller, and say what it cost
+    Compress(cmd::compress::Args),
     /// Measure
     Bench(cmd::bench::Args),
     /// Nodes: list, info, run
@@ -64,7 +66,8 @@ fn main() -> ExitCode {
         Verb::Graph(args) => cmd::graph::run(&args),
         Verb::Schema(args) => cmd::schema::run(&args),
         Verb::Model(args) => model(args),
-        Verb::Bench(args) => cmd::bench::run(&args),
+        Verb::Compress(args) => cmd::compress::run(args),
+        Verb::Bench(args) => cmd::bench::run(args),
         Verb::Node(args) => cmd::node::run(&args),
         Verb::Try(args) => cmd::try_node::run(&args),
         Verb::Msg(args) => cmd::msg::run(&args),

@@ -8,6 +8,7 @@
 )]
 
 mod command_line;
+mod compress;
 mod families;
 #[allow(dead_code, reason = "shared with tests/peers, which uses all of it")]
 mod harness;

@@ -2,5 +2,6 @@
 
 pub mod bus;
 pub mod cdr;
+pub mod compress;
 pub mod model;
 pub mod nodes;

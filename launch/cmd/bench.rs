@@ -6,6 +6,7 @@ use anyhow::Result;
 
 mod bus;
 mod cdr;
+mod compress;
 mod nodes;
 
 /// Arguments of `llmasos bench`.
@@ -34,6 +35,13 @@ buffer a way takes.")]
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 a target was missed and --assert was given. Nothing else should run.")]
     Bus(bus::Args),
+    /// Ways of making a language model smaller, on the same weights and text: loss, size, speed, time
+    #[command(
+        after_help = "Example: cargo run --release -- bench compress smollm2 --json
+
+Takes tens of minutes, and some GB in the cache while it runs. Nothing else should run."
+    )]
+    Compress(compress::Args),
     /// The other process of `bench bus`
     #[command(hide = true)]
     BusEcho(bus::EchoArgs),
@@ -43,11 +51,12 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 a target was missed and --assert 
 ///
 /// # Errors
 /// What the measurement met.
-pub fn run(args: &Args) -> Result<ExitCode> {
-    match &args.verb {
-        Verb::Nodes(args) => nodes::run(args),
-        Verb::Cdr(args) => cdr::run(args),
-        Verb::Bus(args) => bus::run(args),
-        Verb::BusEcho(args) => bus::run_echo(args),
+pub fn run(args: Args) -> Result<ExitCode> {
+    match args.verb {
+        Verb::Nodes(args) => nodes::run(&args),
+        Verb::Cdr(args) => cdr::run(&args),
+        Verb::Bus(args) => bus::run(&args),
+        Verb::Compress(args) => compress::run(args),
+        Verb::BusEcho(args) => bus::run_echo(&args),
     }
 }

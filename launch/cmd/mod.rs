@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod check;
+pub mod compress;
 mod connect;
 pub mod expand;
 pub mod gate;
@@ -12,8 +13,10 @@ pub mod msg;
 mod network;
 pub mod node;
 mod output;
+pub(crate) mod progress;
 mod qos;
 pub mod schema;
+mod stoppable;
 pub mod topic;
 pub mod try_node;
 mod types;

@@ -70,6 +70,7 @@ const FAMILIES: &[(&str, &str)] = &[
     ("bert", "bert"),
     ("images", "images"),
     ("audio", "audio"),
+    ("text", "text"),
 ];
 
 impl Role {
@@ -97,7 +98,7 @@ pub struct Entry {
     pub about: String,
     /// What it is for.
     pub role: Role,
-    /// Which code of the engine runs it; `images` and `audio` for data.
+    /// Which code of the engine runs it; `images`, `audio` and `text` for data.
     pub family: String,
     /// Licence as the sources state it.
     pub license: String,

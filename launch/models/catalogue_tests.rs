@@ -48,6 +48,7 @@ fn the_built_in_catalogue_has_what_the_launch_files_name() {
         ("street-images", Role::Data, "images"),
         ("calibration-images", Role::Data, "images"),
         ("human-speech", Role::Data, "audio"),
+        ("wikipedia-sample", Role::Data, "text"),
     ] {
         let entry = catalogue.get(name).unwrap();
         assert_eq!(

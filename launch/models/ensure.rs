@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use llmasos_forge::{ForgeError, Provenance, SourceRecord, Step};
+use llmasos_forge::{ForgeError, Provenance, SourceRecord};
 
 use super::catalogue::{Catalogue, Distribution, Entry, Source};
 use super::error::ModelError;
@@ -492,7 +492,7 @@ impl Models {
             };
             reporter.event(Event::Building {
                 name: &entry.name,
-                step,
+                step: progress.step.word(),
                 done: progress.done,
                 total: progress.total,
             });
@@ -580,7 +580,7 @@ fn source_bytes(entry: &Entry) -> u64 {
 }
 
 /// The sources as the manifest states them, one per file that the recipe saw; before a joined one stand its pieces.
-fn records(entry: &Entry) -> Vec<SourceRecord> {
+pub(crate) fn records(entry: &Entry) -> Vec<SourceRecord> {
     let mut records = Vec::new();
     let mut seen = BTreeSet::new();
     for source in &entry.sources {

@@ -26,9 +26,10 @@ mod store;
 #[cfg(test)]
 mod test_server;
 mod unpack;
-mod yaml;
+pub(crate) mod yaml;
 
 pub use catalogue::{Catalogue, Distribution, Entry, Member, Pin, Role, Source};
+pub(crate) use ensure::records;
 pub use ensure::{FetchPolicy, Models, Plan, ensure, plan};
 pub use error::{ModelError, Unresolved};
 pub use report::{Cancel, Console, Event, Reporter, Silent, duration_words, size_words};

@@ -83,6 +83,17 @@ pub enum Event<'a> {
         /// Units in all.
         total: u64,
     },
+    /// Something is done whose units are no bytes.
+    Counting {
+        /// What it is done to.
+        name: &'a str,
+        /// What is done.
+        step: &'a str,
+        /// Units done.
+        done: u64,
+        /// Units in all.
+        total: u64,
+    },
     /// The model folder is there.
     Ready {
         /// Catalogue name.
@@ -172,20 +183,32 @@ impl Console {
         }
     }
 
+    fn counted(&mut self, what: &str, done: u64, total: u64) {
+        if self.is_terminal {
+            self.show(what, done, total, COUNTED);
+        } else if self.last_line.elapsed() >= LINE_EVERY {
+            self.line(&format!("{what}: {done} of {total}"));
+        }
+    }
+
+    fn show(&mut self, what: &str, done: u64, total: u64, template: &str) {
+        if self
+            .bar
+            .as_ref()
+            .is_some_and(|(subject, _)| subject != what)
+        {
+            self.finish_bar();
+        }
+        let (_, bar) = self
+            .bar
+            .get_or_insert_with(|| (what.to_owned(), new_bar(what, total, template)));
+        bar.set_length(total);
+        bar.set_position(done);
+    }
+
     fn moved(&mut self, what: &str, done: u64, total: u64, left: Option<Duration>) {
         if self.is_terminal {
-            if self
-                .bar
-                .as_ref()
-                .is_some_and(|(subject, _)| subject != what)
-            {
-                self.finish_bar();
-            }
-            let (_, bar) = self
-                .bar
-                .get_or_insert_with(|| (what.to_owned(), new_bar(what, total)));
-            bar.set_length(total);
-            bar.set_position(done);
+            self.show(what, done, total, BYTES);
         } else if self.last_line.elapsed() >= LINE_EVERY {
             let percent = (done as f64 * 100.0 / total.max(1) as f64).floor();
             let left = left.map_or_else(String::new, |left| {
@@ -265,6 +288,12 @@ impl Reporter for Console {
                 done,
                 total,
             } => self.moved(&format!("{name}: {step}"), done, total, None),
+            Event::Counting {
+                name,
+                step,
+                done,
+                total,
+            } => self.counted(&format!("{name}: {step}"), done, total),
             Event::Ready {
                 name,
                 dir,
@@ -280,10 +309,14 @@ impl Reporter for Console {
     }
 }
 
-fn new_bar(what: &str, total: u64) -> ProgressBar {
-    const TEMPLATE: &str = "{msg:32!} [{wide_bar}] {decimal_bytes:>10}/{decimal_total_bytes:10} {decimal_bytes_per_sec:>12} {eta:>4}";
+/// A bar of bytes.
+const BYTES: &str = "{msg:32!} [{wide_bar}] {decimal_bytes:>10}/{decimal_total_bytes:10} {decimal_bytes_per_sec:>12} {eta:>4}";
+/// A bar of anything else.
+const COUNTED: &str = "{msg:48!} [{wide_bar}] {pos:>7}/{len:7} {eta:>4}";
+
+fn new_bar(what: &str, total: u64, template: &str) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(10));
-    if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
+    if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style.progress_chars("=> "));
     }
     bar.with_message(what.to_owned())

@@ -17,6 +17,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use llmasos_forge::compress::report::CompressReport;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -339,6 +340,7 @@ fn check_content(
     damaged: impl Fn(String) -> ModelError,
 ) -> Result<u64, ModelError> {
     check_sizes(dir).map_err(&damaged)?;
+    check_report(dir).map_err(&damaged)?;
     let list = read_file_list(dir).map_err(&damaged)?;
     let mut bytes = 0;
     for (name, pin) in &list.files {
@@ -352,6 +354,16 @@ fn check_content(
         bytes += pin.bytes;
     }
     Ok(bytes)
+}
+
+/// What a compressed model says about how it was made must be readable: nobody can judge it otherwise.
+fn check_report(dir: &Path) -> Result<(), String> {
+    let manifest: serde_json::Value =
+        serde_json::from_slice(&read_manifest(dir)?).map_err(|e| format!("{MANIFEST}: {e}"))?;
+    if let Some(report) = manifest.get("report") {
+        CompressReport::parse(report).map_err(|problem| format!("{MANIFEST}: {problem}"))?;
+    }
+    Ok(())
 }
 
 /// The manifest's bytes, bounded.

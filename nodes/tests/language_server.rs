@@ -100,7 +100,7 @@ impl StepModel for Parrot {
             };
             let mut scores = vec![0.0; END as usize + 1];
             scores[next as usize] = 1.0;
-            if rows.scored {
+            if rows.scored > 0 {
                 self.scores.push(scores);
             }
         }

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, anyhow, bail};
 use clap::ValueEnum;
-use llmasos_forge::{ForgeError, ImportOptions, ModelFolderSummary, Step, WeightFormat, import};
+use llmasos_forge::{ForgeError, ImportOptions, ModelFolderSummary, WeightFormat, import};
 use serde_json::json;
 
 use crate::models::{Cancel, Console, Event, Reporter, size_words};
@@ -145,7 +145,7 @@ fn forge(
         };
         reporter.event(Event::Building {
             name,
-            step,
+            step: progress.step.word(),
             done: progress.done,
             total: progress.total,
         });
@@ -177,7 +177,7 @@ fn forge(
 }
 
 /// Says at once what is not a model, instead of after minutes, and what would be one.
-fn check_source(path: &Path) -> anyhow::Result<()> {
+pub(crate) fn check_source(path: &Path) -> anyhow::Result<()> {
     let meta = std::fs::metadata(path).map_err(|error| {
         anyhow!(
             "{}: {error}. Next: give a .gguf file, or a folder with config.json.",

@@ -4,6 +4,7 @@
 //! chunk and leaves a part that the next `pull` continues.
 
 mod bench;
+mod eval;
 mod import;
 mod info;
 mod list;
@@ -17,6 +18,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use serde_json::{Value, json};
+
+pub(crate) use import::check_source;
 
 use crate::models::{Cancel, Entry, ModelError, Models, State};
 
@@ -34,6 +37,7 @@ const EXIT_USAGE: u8 = 2;
   llmasos model verify
   llmasos model import ./Qwen3-0.6B --license Apache-2.0
   llmasos model bench smollm2 --against gguf
+  llmasos model eval smollm2 --self
 
 The cache is $LLMASOS_HOME, else $XDG_CACHE_HOME/llmasos, else ~/.cache/llmasos.")]
 pub struct Args {
@@ -79,6 +83,9 @@ enum Verb {
     /// Measure a language model: speed, waiting, memory; beside llama.cpp with --against gguf
     #[command(after_help = bench::HELP)]
     Bench(bench::BenchArgs),
+    /// Judge a language model: perplexity, and how far it is from another one
+    #[command(after_help = eval::EXAMPLES)]
+    Eval(eval::Args),
 }
 
 /// Runs the verb.
@@ -92,7 +99,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Err(error) => return Err(error.into()),
     };
     let names: Vec<&String> = match &args.verb {
-        Verb::List | Verb::Import(_) => Vec::new(),
+        Verb::List | Verb::Import(_) | Verb::Eval(_) => Vec::new(),
         Verb::Pull(pull) => pull.names.iter().collect(),
         Verb::Verify { names } => names.iter().filter(|name| !is_folder(name)).collect(),
         Verb::Info { name } => vec![name],
@@ -151,6 +158,7 @@ fn act_by_verb(args: &Args, models: &mut Models, cancel: Cancel) -> anyhow::Resu
         Verb::Info { name } => info::info(models, name, args.json),
         Verb::Import(arguments) => import::run(arguments, args.json, cancel),
         Verb::Bench(bench) => bench::bench(models, bench, args, cancel),
+        Verb::Eval(eval) => eval::run(models, eval, args.json, cancel),
     }
 }
 

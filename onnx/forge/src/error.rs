@@ -14,6 +14,9 @@ use crate::compress::quantize::QuantizeError;
 use crate::decoder::DecoderError;
 use crate::differentiate::DifferentiateError;
 use crate::distil::DistilError;
+use crate::corpus::CorpusError;
+use crate::decoder::DecoderError;
+use crate::evaluate::EvaluateError;
 use crate::gguf::GgufError;
 use crate::graph::GraphError;
 use crate::matrix::MatrixError;
@@ -97,6 +100,12 @@ pub enum ForgeError {
     /// Something that cannot be taken from a model.
     #[error("prune: {0}")]
     Prune(#[from] PruneError),
+    /// A text cannot be read, or is too short.
+    #[error(transparent)]
+    Corpus(#[from] CorpusError),
+    /// Two models cannot be compared.
+    #[error("evaluation: {0}")]
+    Evaluate(#[from] EvaluateError),
     /// The engine could not run a graph of the model.
     #[error("{0}")]
     Engine(#[from] llmasos_engine::EngineError),

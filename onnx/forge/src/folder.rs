@@ -42,6 +42,10 @@ pub enum Step {
     Train,
     /// Taking parts of a model away; `done` and `total` are layers.
     Prune,
+    /// Dividing articles into tokens; `done` and `total` are articles.
+    Tokenize,
+    /// Letting models read a text; `done` and `total` are sequences or layers.
+    Evaluate,
     /// Copying a file as it is; `done` and `total` are bytes.
     Copy,
     /// Finding codes for a model's matrices; `done` and `total` are layers.
@@ -50,6 +54,27 @@ pub enum Step {
     Measure,
     /// Computing the sha256 of the finished files; `done` and `total` are bytes.
     Hash,
+}
+
+impl Step {
+    /// A word for people.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Step::Read => "reading",
+            Step::Convert => "converting",
+            Step::Tokenize => "dividing into tokens",
+            Step::Evaluate => "evaluating",
+            Step::Copy => "copying",
+            Step::Hash => "hashing",
+        }
+    }
+
+    /// Whether its units are bytes.
+    #[must_use]
+    pub fn counts_bytes(self) -> bool {
+        matches!(self, Step::Read | Step::Convert | Step::Copy | Step::Hash)
+    }
 }
 
 /// One report to the caller.

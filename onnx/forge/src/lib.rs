@@ -18,11 +18,13 @@
 pub mod architecture;
 pub mod checkpoint;
 pub mod compress;
+pub mod corpus;
 pub mod decoder;
 pub mod differentiate;
 pub mod distil;
 pub mod encoder;
 pub mod error;
+pub mod evaluate;
 pub mod folder;
 pub mod gguf;
 pub mod graph;

@@ -98,17 +98,23 @@ pub(super) struct LlamaCpp {
     threads: usize,
 }
 
-impl LlamaCpp {
-    /// Fetches, builds and quantizes what is missing.
+/// llama.cpp's own quantizer.
+#[derive(Debug)]
+pub(crate) struct Quantizer {
+    dir: PathBuf,
+    threads: usize,
+}
+
+impl Quantizer {
+    /// Fetches and builds what is missing.
     ///
     /// # Errors
     /// What stops it, with the next step.
-    pub(super) fn prepare(
+    pub(crate) fn prepare(
         models: &mut Models,
-        name: &str,
         threads: usize,
         reporter: &mut dyn Reporter,
-    ) -> Result<LlamaCpp> {
+    ) -> Result<Quantizer> {
         if !cfg!(target_arch = "x86_64") {
             bail!(
                 "the comparison knows llama.cpp's instruction sets of x86-64 only. Next: leave `--against` out to measure ours alone."
@@ -130,21 +136,52 @@ impl LlamaCpp {
         } else {
             build(models, &dir, reporter)?;
         }
-        let log = dir.join("build.log");
+        Ok(Quantizer { dir, threads })
+    }
+
+    /// Quantizes a GGUF file as `kind`, such as `Q4_K_M`; embedding and head get 8 bits, as ours have.
+    ///
+    /// # Errors
+    /// When llama-quantize fails, with the end of its log.
+    pub(crate) fn quantize(
+        &self,
+        from: &Path,
+        to: &Path,
+        kind: &str,
+        reporter: &mut dyn Reporter,
+    ) -> Result<()> {
+        let mut command = program(&self.dir, "llama-quantize", Isa::Avx2)?;
+        command.args([
+            "--token-embedding-type",
+            "q8_0",
+            "--output-tensor-type",
+            "q8_0",
+        ]);
+        command
+            .arg(from)
+            .arg(to)
+            .arg(kind)
+            .arg(self.threads.to_string());
+        let log = self.dir.join("build.log");
+        tools::run(command, "llama-quantize", &log, reporter)
+    }
+}
+
+impl LlamaCpp {
+    /// Fetches, builds and quantizes what is missing.
+    ///
+    /// # Errors
+    /// What stops it, with the next step.
+    pub(super) fn prepare(
+        models: &mut Models,
+        name: &str,
+        threads: usize,
+        reporter: &mut dyn Reporter,
+    ) -> Result<LlamaCpp> {
+        let quantizer = Quantizer::prepare(models, threads, reporter)?;
+        let dir = quantizer.dir.clone();
         let mut quantize = |from: &Path, to: &Path, reporter: &mut dyn Reporter| {
-            let mut command = program(&dir, "llama-quantize", Isa::Avx2)?;
-            command.args([
-                "--token-embedding-type",
-                "q8_0",
-                "--output-tensor-type",
-                "q8_0",
-            ]);
-            command
-                .arg(from)
-                .arg(to)
-                .arg("Q4_0")
-                .arg(threads.to_string());
-            tools::run(command, "llama-quantize", &log, reporter)
+            quantizer.quantize(from, to, "Q4_0", reporter)
         };
         let weights = weights::make(models, name, &dir.join("weights"), &mut quantize, reporter)?;
         Ok(LlamaCpp {

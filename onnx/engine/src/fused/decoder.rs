@@ -23,6 +23,11 @@ pub(crate) const ROWS_MAX: usize = 512;
 /// Most sequences of a step.
 pub(crate) const SEQUENCES_MAX: usize = 64;
 
+/// Most tokens of one sequence that a step scores: enough rows for full speed of the head.
+const SCORED_MAX: usize = 128;
+/// Most memory for their scores: 25 MB are 128 rows of 49,152 words.
+const SCORES_MAX_BYTES: usize = 32 << 20;
+
 /// An opened graph with its pool.
 pub(crate) struct FusedDecoder {
     session: Session,
@@ -148,6 +153,10 @@ impl StepModel for FusedDecoder {
         self.limits.sequences.clamp(1, SEQUENCES_MAX)
     }
 
+    fn scored_max(&self) -> usize {
+        (SCORES_MAX_BYTES / size_of::<f32>() / self.vocab.max(1)).clamp(1, SCORED_MAX)
+    }
+
     /// A wrong page or position is refused by the kernels, with its row.
     fn step(&mut self, batch: &[Rows<'_>]) -> Result<()> {
         let table = batch.iter().map(|rows| rows.pages.len()).max().unwrap_or(0);
@@ -161,9 +170,8 @@ impl StepModel for FusedDecoder {
             for (to, page) in pages[index * table..].iter_mut().zip(rows.pages) {
                 *to = *page as i32;
             }
-            if rows.scored && !rows.tokens.is_empty() {
-                outputs.push(ids.len() as i32 - 1);
-            }
+            let scored = rows.scored.min(rows.tokens.len());
+            outputs.extend((ids.len() - scored..ids.len()).map(|row| row as i32));
         }
         if ids.is_empty() {
             return Err(EngineError::PromptEmpty);

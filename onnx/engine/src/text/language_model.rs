@@ -224,6 +224,12 @@ impl LanguageModel {
         self.server.language().tokenizer.encode_prompt(text)
     }
 
+    /// The token that prompts of this model begin with, if there is one.
+    #[must_use]
+    pub fn begin(&self) -> Option<u32> {
+        self.server.language().tokenizer.begin()
+    }
+
     /// The prompt for a conversation, by the model's own template. Special tokens written in the messages are removed: what
     /// people say cannot end their message and begin another one.
     ///
@@ -296,7 +302,7 @@ impl LanguageModel {
     }
 
     /// Lets the model read `tokens` and calls `hear` with the scores after each position from `from` on: what a comparison
-    /// with another engine needs. The first `from` tokens are read as a prompt is, the others one at a time, as an answer is.
+    /// with another engine needs. The fused graph scores many positions in a step, the portable one a position a step.
     ///
     /// # Errors
     /// [`EngineError::PromptEmpty`] for no tokens, [`EngineError::PromptTooLong`], [`EngineError::QueueFull`] while somebody

@@ -60,3 +60,4 @@ pub use request::{
 pub use sampler::Sampling;
 pub use server::{Event, Load, MAX_QUEUED, RequestId, TextServer};
 pub use step::{Memory, Rows, StepModel};
+pub use tokenizer::Tokenizer;

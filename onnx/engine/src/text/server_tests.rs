@@ -22,6 +22,7 @@ const SMALL: Shape = Shape {
     pages: 60,
     rows: 64,
     sequences: 4,
+    scored: 3,
 };
 
 fn asking(prompt: &str) -> Request {
@@ -521,7 +522,7 @@ proptest! {
         sequences in 1..5_usize,
     ) {
         let pages = tokens.div_ceil(page_tokens);
-        let mut bench = hashing(Shape { context: 64, page_tokens, pages, rows, sequences });
+        let mut bench = hashing(Shape { context: 64, page_tokens, pages, rows, sequences, scored: 1 });
         let mut ids = Vec::new();
         for (prompt, priority, max_tokens, wait) in &prompts {
             let request = Request { priority: *priority, max_tokens: *max_tokens, ..asking(prompt) };

@@ -32,8 +32,9 @@ pub struct Rows<'a> {
     pub start: usize,
     /// Page table: entry `i` holds positions `i * page_tokens..`; covers `start + tokens.len()`.
     pub pages: &'a [u32],
-    /// Whether the scores after the last token are wanted.
-    pub scored: bool,
+    /// After how many of its last tokens the scores are wanted: none for a part of a prompt, one for an answer, more for a text
+    /// that is judged. At most `tokens.len()` and [`StepModel::scored_max`].
+    pub scored: usize,
 }
 
 /// A decoder-only model that runs tokens of several sequences at once.
@@ -50,13 +51,18 @@ pub trait StepModel {
     /// Most sequences of a step.
     fn sequences_max(&self) -> usize;
 
+    /// Most scored tokens of a step that belong to one sequence. A model whose graph gives the last token's scores says 1.
+    fn scored_max(&self) -> usize {
+        1
+    }
+
     /// Runs once. After an error nothing has been written that counts: the same step may be tried again.
     ///
     /// # Errors
     /// [`EngineError::Run`](crate::EngineError::Run), [`EngineError::Terminated`](crate::EngineError::Terminated).
     fn step(&mut self, batch: &[Rows<'_>]) -> Result<()>;
 
-    /// Scores of the `index`-th scored entry of the last step, by token id.
+    /// Scores of the `index`-th scored token of the last step, by token id; tokens count in the order of the batch.
     fn scores(&self, index: usize) -> &[f32];
 
     /// Copies the first `tokens` tokens of a page to another one.

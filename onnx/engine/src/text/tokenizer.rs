@@ -19,7 +19,7 @@ pub(crate) const MAX_VOCAB: usize = 1 << 20;
 const MAX_TOKEN_BYTES: usize = 1_024;
 
 /// The vocabulary of one model.
-pub(crate) struct Tokenizer {
+pub struct Tokenizer {
     model: String,
     encoder: Encoder,
     /// Bytes by token id; none for a gap in the numbering.
@@ -56,7 +56,10 @@ enum ByteForm {
 
 impl Tokenizer {
     /// Reads a `tokenizer.json`; `vocab` is the number of scores the model gives.
-    pub(crate) fn new(model: &str, json: &[u8], vocab: usize) -> Result<Self> {
+    ///
+    /// # Errors
+    /// [`EngineError::Tokenizer`] with what is wrong with it.
+    pub fn new(model: &str, json: &[u8], vocab: usize) -> Result<Self> {
         let wrong = |reason: String| EngineError::Tokenizer {
             model: model.to_owned(),
             reason,
@@ -138,13 +141,22 @@ impl Tokenizer {
     }
 
     /// The same, with a token that every prompt begins with.
-    pub(crate) fn beginning_with(self, begin: Option<u32>) -> Self {
+    #[must_use]
+    pub fn beginning_with(self, begin: Option<u32>) -> Self {
         Self { begin, ..self }
+    }
+
+    /// The token that every prompt begins with, if there is one.
+    pub(crate) fn begin(&self) -> Option<u32> {
+        self.begin
     }
 
     /// Token ids of a prompt: those of its text, behind the token that prompts of this model begin with. A chat template may
     /// have written it already; a text of nothing stays one.
-    pub(crate) fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
+    ///
+    /// # Errors
+    /// [`EngineError::Tokenizer`].
+    pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
         let mut tokens = self.encode(text)?;
         if let (Some(begin), Some(first)) = (self.begin, tokens.first())
             && *first != begin

@@ -197,7 +197,7 @@ impl TextServer {
                 tokens: &tokens[start..end],
                 start,
                 pages: table.pages(),
-                scored: end == tokens.len(),
+                scored: usize::from(end == tokens.len()),
             })
         };
         let batch: Vec<Rows<'_>> = plan.iter().filter_map(rows).collect();

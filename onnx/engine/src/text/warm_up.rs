@@ -57,7 +57,7 @@ impl TextServer {
                 tokens: &tokens,
                 start: 0,
                 pages: table.pages(),
-                scored: true,
+                scored: 1,
             })
             .collect();
         let (mut ran, mut fastest) = (Ok(()), Duration::MAX);

@@ -1,12 +1,22 @@
 //! Steps that make models smaller. Each reads a [`Checkpoint`](crate::Checkpoint) and writes the next, or a model folder.
 
+mod coding;
 pub mod degrid;
 pub mod kv;
 pub mod prune;
 pub mod quantize;
 mod random;
 mod solve;
+mod export;
+mod job;
+mod random;
+pub mod recipe;
+pub mod report;
 
+pub use coding::Chosen;
 pub use degrid::degrid;
 pub use kv::kv_int8;
 pub use prune::{PruneOptions, PruneReport, prune};
+pub use export::write_gguf;
+pub use job::{Tools, change, finish, key, parameters, source_hashes};
+pub use report::attach;

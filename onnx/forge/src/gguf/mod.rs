@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 
 pub use blocks::BlockFormat;
 use cursor::Cursor;
-pub use write::{GgufWriteError, write_f32};
+pub use write::{GgufWriteError, write_f32, write_f32_with};
 
 /// Most metadata entries; published files have fewer than 100.
 pub const MAX_METADATA: u64 = 4096;

@@ -31,6 +31,16 @@ pub enum GgufWriteError {
     /// The source is damaged.
     #[error(transparent)]
     Source(#[from] GgufError),
+    /// Other weights than the tensor has room for.
+    #[error("tensor {tensor}: expected {expected} elements, found {found}")]
+    Length {
+        /// The tensor.
+        tensor: String,
+        /// Elements of the tensor.
+        expected: u64,
+        /// Elements given.
+        found: u64,
+    },
     /// The destination refused.
     #[error("writing: {0}")]
     Io(#[from] io::Error),
@@ -41,6 +51,19 @@ pub enum GgufWriteError {
 /// # Errors
 /// [`GgufWriteError::Source`] for a damaged file or a weight that is not finite, [`GgufWriteError::Io`] from `out`.
 pub fn write_f32(bytes: &[u8], out: &mut dyn Write) -> Result<(), GgufWriteError> {
+    write_f32_with(bytes, out, &mut |_| None)
+}
+
+/// Writes the GGUF file `bytes` to `out` with all tensors as f32, some with other weights: `values` is asked for each tensor by
+/// name, and answers with as many elements as the tensor has, in its order, or `None` to keep what the file has.
+///
+/// # Errors
+/// As [`write_f32`], and [`GgufWriteError::Length`] for an answer of another length.
+pub fn write_f32_with(
+    bytes: &[u8],
+    out: &mut dyn Write,
+    values: &mut dyn FnMut(&str) -> Option<Vec<f32>>,
+) -> Result<(), GgufWriteError> {
     let source = Gguf::parse(bytes)?;
     let alignment = match source.unsigned(ALIGNMENT_KEY) {
         Ok(alignment) => alignment,
@@ -65,9 +88,21 @@ pub fn write_f32(bytes: &[u8], out: &mut dyn Write) -> Result<(), GgufWriteError
     header.resize(header.len().next_multiple_of(alignment), 0);
     out.write_all(&header)?;
     let mut data = Vec::new();
-    for name in source.tensors().keys() {
+    for (name, info) in source.tensors() {
         data.clear();
-        for weight in source.dequantize(name)? {
+        let weights = match values(name) {
+            Some(weights) => weights,
+            None => source.dequantize(name)?,
+        };
+        let expected: u64 = info.dims.iter().product();
+        if weights.len() as u64 != expected {
+            return Err(GgufWriteError::Length {
+                tensor: name.clone(),
+                expected,
+                found: weights.len() as u64,
+            });
+        }
+        for weight in weights {
             data.extend(weight.to_le_bytes());
         }
         data.resize(data.len().next_multiple_of(alignment), 0);

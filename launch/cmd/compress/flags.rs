@@ -1,0 +1,316 @@
+//! The short form of a recipe: flags. They mean what the same words mean in a recipe file.
+//!
+//! ```text
+//! --degrid 7 --prune neurons=25% --distil tokens=100k --quantize int4 --method best      in this order, whatever order they are written in
+//! ```
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use llmasos_forge::compress::recipe::{
+    Bits, CompressRecipe, CompressStep, DistilStep, KvBits, Method, PruneStep, Pruned, QuantizeStep,
+};
+
+use super::quantity;
+use super::recipe_file::{self, TextPaths};
+use crate::cmd::usage::wrong;
+
+/// What is done, as flags.
+#[derive(Debug, Default, clap::Args)]
+pub(super) struct StepFlags {
+    /// Steps, seed and texts from a file
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["quantize", "method", "degrid", "prune", "distil", "budget", "kv", "seed"])]
+    recipe: Option<PathBuf>,
+    /// Store weights so
+    #[arg(long, value_enum, value_name = "WEIGHTS")]
+    quantize: Option<BitsWord>,
+    /// How 4-bit codes are chosen [default: best for int4 and mixed]
+    #[arg(long, value_enum, requires = "quantize")]
+    method: Option<MethodWord>,
+    /// Largest folder, with --quantize mixed
+    #[arg(long, value_name = "SIZE", requires = "quantize", value_parser = quantity::bytes)]
+    budget: Option<u64>,
+    /// Store keys and values so
+    #[arg(long, value_enum, value_name = "BITS", requires = "quantize")]
+    kv: Option<KvWord>,
+    /// First take weights that were quantized before off their grid
+    #[arg(long, value_name = "SEED", num_args = 0..=1, default_missing_value = "1")]
+    degrid: Option<u64>,
+    /// Take a part away: neurons=25%, heads=1 or layers=3; may be given several times
+    #[arg(long, value_name = "WHAT=N", value_parser = pruned)]
+    prune: Vec<Pruned>,
+    /// Keep what is left as it is, instead of fitting it to what the whole did
+    #[arg(long, requires = "prune")]
+    no_refit: bool,
+    /// Then teach it what the original says: tokens=100k,alpha=0.1,temperature=1,learning_rate=1e-4
+    #[arg(long, alias = "distill", value_name = "KEY=VALUE,…", value_parser = distilled)]
+    distil: Option<DistilStep>,
+    /// Fail if perplexity grows by more
+    #[arg(long, value_name = "SHARE", value_parser = quantity::fraction)]
+    max_ppl_increase: Option<f64>,
+    /// Orders texts and seeds steps that need chance [default: 1]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Tokens that steps are calibrated with [default: 32k]
+    #[arg(long, value_name = "N", value_parser = quantity::count)]
+    calibration_tokens: Option<u64>,
+    /// Sequences that the result is judged on [default: 8]
+    #[arg(long, value_name = "N")]
+    sequences: Option<usize>,
+    /// Tokens of a sequence, for calibration and judging [default: 512]
+    #[arg(long, value_name = "N")]
+    length: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum BitsWord {
+    /// 4 bits and a zero point per block of 32, embedding and head 8 bits
+    Int4,
+    /// 4 bits, a scale and a minimum per block of 32: 5 bits a weight
+    Int4Minima,
+    /// 8 bits per block of 32
+    Int8,
+    /// 4 bits, and 8 where they help most, within --budget
+    Mixed,
+    /// 8 bits, activations quantized as they come: fastest prompts on plain ONNX Runtime
+    Int8Dynamic,
+    /// 16-bit floats
+    Fp16,
+    /// 32-bit floats
+    Fp32,
+    /// 8 bits for weights and activations, calibrated: detectors and encoders
+    StaticInt8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum MethodWord {
+    /// To the nearest
+    Rtn,
+    /// Least error weighted by the inputs
+    Importance,
+    /// Scales channels so that important ones lose less
+    Awq,
+    /// Makes each column's error good by the others
+    Gptq,
+    /// All of them, and refined
+    Best,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum KvWord {
+    /// 8 bits, one scale a channel
+    Int8,
+}
+
+impl From<BitsWord> for Bits {
+    fn from(word: BitsWord) -> Bits {
+        match word {
+            BitsWord::Int4 => Bits::Int4,
+            BitsWord::Int4Minima => Bits::Int4Minima,
+            BitsWord::Int8 => Bits::Int8,
+            BitsWord::Mixed => Bits::Mixed,
+            BitsWord::Int8Dynamic => Bits::Int8Dynamic,
+            BitsWord::Fp16 => Bits::Fp16,
+            BitsWord::Fp32 => Bits::Fp32,
+            BitsWord::StaticInt8 => Bits::StaticInt8,
+        }
+    }
+}
+
+impl From<MethodWord> for Method {
+    fn from(word: MethodWord) -> Method {
+        match word {
+            MethodWord::Rtn => Method::Rtn,
+            MethodWord::Importance => Method::Importance,
+            MethodWord::Awq => Method::Awq,
+            MethodWord::Gptq => Method::Gptq,
+            MethodWord::Best => Method::Best,
+        }
+    }
+}
+
+impl StepFlags {
+    /// The recipe, and where it says that texts are.
+    ///
+    /// # Errors
+    /// What is wrong with the file or the flags.
+    pub(super) fn recipe(&self) -> anyhow::Result<(CompressRecipe, TextPaths)> {
+        let (mut recipe, paths) = match &self.recipe {
+            Some(path) => recipe_file::read(path).map_err(|error| wrong(error.to_string()))?,
+            None => (self.short_form(), TextPaths::default()),
+        };
+        if recipe.steps.is_empty() {
+            return Err(wrong(
+                "nothing to do. Next: say what, for example `--quantize int4`, or give a recipe with --recipe FILE.",
+            ));
+        }
+        if let Some(tokens) = self.calibration_tokens {
+            recipe.calibration.tokens = tokens;
+        }
+        if let Some(sequences) = self.sequences {
+            recipe.evaluate.sequences = sequences;
+        }
+        if let Some(length) = self.length {
+            recipe.calibration.length = length;
+            recipe.evaluate.length = length;
+        }
+        if let Some(most) = self.max_ppl_increase {
+            recipe.evaluate.max_perplexity_increase = Some(most);
+        }
+        recipe.check().map_err(|error| wrong(error.to_string()))?;
+        Ok((recipe, paths))
+    }
+
+    fn short_form(&self) -> CompressRecipe {
+        let mut recipe = CompressRecipe::default();
+        recipe.seed = self.seed.unwrap_or(recipe.seed);
+        let degrid = self.degrid.map(|seed| CompressStep::Degrid { seed });
+        let refit = !self.no_refit;
+        let prune = self
+            .prune
+            .iter()
+            .map(|what| CompressStep::Prune(PruneStep { what: *what, refit }));
+        let quantize = self.quantize.map(|word| {
+            let weights = Bits::from(word);
+            let method = match self.method {
+                Some(method) => method.into(),
+                None if matches!(weights, Bits::Int4 | Bits::Mixed) => Method::Best,
+                None => Method::Rtn,
+            };
+            CompressStep::Quantize(QuantizeStep {
+                weights,
+                method,
+                budget_bytes: self.budget,
+                kv: self.kv.map(|KvWord::Int8| KvBits::Int8),
+            })
+        });
+        recipe.steps.extend(degrid);
+        recipe.steps.extend(prune);
+        recipe.steps.extend(self.distil.map(CompressStep::Distil));
+        recipe.steps.extend(quantize);
+        recipe
+    }
+}
+
+/// `neurons=25%`, `heads=1`, `layers=3`.
+fn pruned(text: &str) -> Result<Pruned, String> {
+    let expected = || format!("expected neurons=25%, heads=1 or layers=3, found '{text}'");
+    let (what, number) = text.split_once('=').ok_or_else(expected)?;
+    let count = || {
+        let count = quantity::count(number)?;
+        usize::try_from(count).map_err(|_| expected())
+    };
+    match what {
+        "neurons" => Ok(Pruned::Neurons(quantity::fraction(number)?)),
+        "heads" => Ok(Pruned::Heads(count()?)),
+        "layers" => Ok(Pruned::Layers(count()?)),
+        _ => Err(expected()),
+    }
+}
+
+/// `tokens=100k,alpha=0.1,temperature=1,learning_rate=1e-4`, each of them once.
+fn distilled(text: &str) -> Result<DistilStep, String> {
+    let mut step = DistilStep::default();
+    for choice in text.split(',') {
+        let (key, value) = choice
+            .split_once('=')
+            .ok_or_else(|| format!("expected tokens=100k, found '{choice}'"))?;
+        match key {
+            "tokens" => step.tokens = quantity::count(value)?,
+            "alpha" => step.alpha = quantity::fraction(value)?,
+            "temperature" => step.temperature = quantity::fraction(value)?,
+            "learning_rate" => step.learning_rate = Some(quantity::fraction(value)?),
+            _ => {
+                return Err(format!(
+                    "expected tokens, alpha, temperature or learning_rate, found '{key}'"
+                ));
+            }
+        }
+    }
+    Ok(step)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        flags: StepFlags,
+    }
+
+    fn recipe(words: &[&str]) -> Result<CompressRecipe, String> {
+        let line = Line::try_parse_from(["compress"].iter().chain(words))
+            .map_err(|error| error.to_string())?;
+        let (recipe, _) = line.flags.recipe().map_err(|error| error.to_string())?;
+        Ok(recipe)
+    }
+
+    #[test]
+    fn flags_stand_in_the_order_that_makes_sense() {
+        let found = recipe(&[
+            "--quantize",
+            "int4",
+            "--distil",
+            "tokens=50k,alpha=0.2",
+            "--prune",
+            "layers=3",
+            "--prune",
+            "neurons=25%",
+            "--degrid",
+            "--no-refit",
+            "--max-ppl-increase",
+            "3%",
+            "--length",
+            "256",
+        ])
+        .unwrap();
+        let words: Vec<&str> = found.steps.iter().map(CompressStep::word).collect();
+        assert_eq!(words, ["degrid", "prune", "prune", "distil", "quantize"]);
+        assert_eq!(
+            found.steps[1],
+            CompressStep::Prune(PruneStep {
+                what: Pruned::Layers(3),
+                refit: false
+            })
+        );
+        assert_eq!(found.quantize().unwrap().method, Method::Best);
+        assert_eq!(found.evaluate.max_perplexity_increase, Some(0.03));
+        assert_eq!(
+            (found.calibration.length, found.evaluate.length),
+            (256, 256)
+        );
+        let found = recipe(&["--quantize", "int8"]).unwrap();
+        assert_eq!(found.quantize().unwrap().method, Method::Rtn);
+    }
+
+    #[test]
+    fn wrong_flags_say_what_they_take() {
+        const CASES: &[(&[&str], &str)] = &[
+            (&[], "nothing to do. Next:"),
+            (&["--quantize", "int3"], "int8-dynamic"),
+            (&["--method", "best"], "--quantize"),
+            (&["--prune", "heads"], "neurons=25%, heads=1 or layers=3"),
+            (&["--prune", "neurons=200%"], "less than 100 %"),
+            (&["--distil", "tokens=100k"], "distil after prune"),
+            (&["--distil", "steps=3"], "found 'steps'"),
+            (
+                &["--quantize", "mixed", "--budget", "110"],
+                "110MB or 105MiB",
+            ),
+            (
+                &["--quantize", "int8", "--method", "gptq"],
+                "expected rtn for int8",
+            ),
+            (&["--recipe", "r.yaml", "--degrid"], "cannot be used with"),
+            (&["--recipe", "no-such-file.yaml"], "no-such-file.yaml"),
+        ];
+        for (words, expected) in CASES {
+            let error = recipe(words).unwrap_err();
+            assert!(error.contains(expected), "{words:?}: {error}");
+        }
+    }
+}

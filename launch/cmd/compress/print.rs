@@ -1,0 +1,109 @@
+//! The report as people read it.
+
+use llmasos_forge::compress::report::{CompressReport, StepReport};
+use llmasos_forge::evaluate::Evaluation;
+use serde_json::Value;
+
+use crate::models::{duration_words, size_words};
+
+/// Characters of a value in the table of a step.
+const VALUE_CHARS: usize = 60;
+
+/// The lines of a report.
+pub(super) fn lines(report: &CompressReport) -> Vec<String> {
+    let mut lines = Vec::new();
+    for step in &report.steps {
+        lines.push(step_line(step));
+    }
+    if let Some(found) = &report.evaluation {
+        lines.push(String::new());
+        lines.extend(evaluation(found));
+    }
+    lines.push(String::new());
+    lines.extend(measured(report));
+    lines
+}
+
+/// `prune     12.3 s  134.5 M → 117.2 M parameters   what: …`
+pub(super) fn step_line(step: &StepReport) -> String {
+    let time = match step.is_resumed {
+        true => "from before".to_owned(),
+        false => duration_words(std::time::Duration::from_secs_f64(step.seconds.max(0.0))),
+    };
+    let detail = match &step.detail {
+        Value::Object(fields) => fields
+            .iter()
+            .filter(|(_, value)| !value.is_array() && !value.is_object())
+            .map(|(name, value)| format!("{name} {}", short(value)))
+            .collect::<Vec<_>>()
+            .join(", "),
+        _ => String::new(),
+    };
+    let millions = step.parameters as f64 / 1e6;
+    format!(
+        "{:<9}{time:>12}  {millions:.1} M parameters  {detail}",
+        step.step
+    )
+    .trim_end()
+    .to_owned()
+}
+
+fn short(value: &Value) -> String {
+    let text = match value {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => match number.as_f64() {
+            Some(float) if !number.is_i64() && !number.is_u64() => format!("{float:.4}"),
+            _ => number.to_string(),
+        },
+        other => other.to_string(),
+    };
+    text.chars().take(VALUE_CHARS).collect()
+}
+
+/// What it cost.
+pub(crate) fn evaluation(found: &Evaluation) -> Vec<String> {
+    vec![
+        format!(
+            "perplexity      {:.2}   (original {:.2}, {:+.2} %)",
+            found.perplexity,
+            found.reference_perplexity,
+            found.perplexity_increase * 100.0
+        ),
+        format!(
+            "divergence      {:.4} nats a token   (99 % below {:.3}, at most {:.2})",
+            found.kl, found.kl_p99, found.kl_max
+        ),
+        format!("same next word  {:.1} %", found.top1 * 100.0),
+        format!(
+            "                at {} positions of {} sequences of {} tokens that no step has read",
+            found.positions, found.sequences, found.length
+        ),
+    ]
+}
+
+fn measured(report: &CompressReport) -> Vec<String> {
+    let found = &report.measured;
+    let mut lines = vec![format!(
+        "size            {}   (the folder, with both graphs: {})",
+        size_words(found.graph_bytes),
+        size_words(found.bytes)
+    )];
+    if let (Some(prefill), Some(decode)) = (found.prefill, found.decode) {
+        lines.push(format!(
+            "speed           {prefill:.0} tokens/s of a prompt, {decode:.0} of an answer, with {} threads",
+            found.threads
+        ));
+    }
+    if let Some(resident) = found.resident_bytes {
+        lines.push(format!(
+            "memory          {} loaded and warm",
+            size_words(resident)
+        ));
+    }
+    let peak = found.peak_bytes.map_or_else(String::new, |peak| {
+        format!(", at most {} of memory", size_words(peak))
+    });
+    let time = duration_words(std::time::Duration::from_secs_f64(found.seconds.max(0.0)));
+    lines.push(format!("it took         {time}{peak}"));
+    lines
+}

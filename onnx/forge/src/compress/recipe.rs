@@ -1,0 +1,551 @@
+//! What is to be done to a model to make it smaller: steps in an order that makes sense, with all choices written down.
+//!
+//! A recipe holds no paths: the texts it needs are an argument, so the same recipe means the same on every computer. It is written into
+//! the folder it made. Unknown fields are errors. What cannot make sense is refused before anything runs, with the reason:
+//!
+//! ```text
+//!   degrid? ─► { prune | distil }* ─► quantize?        distil only after a prune: a student equal to its teacher has nothing to learn
+//!                                                      quantize last: there are no floats left to change behind it
+//! ```
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::ForgeError;
+
+/// Most steps of a recipe.
+pub const MAX_STEPS: usize = 16;
+/// Tokens of a sequence, for calibration and evaluation.
+const LENGTH: std::ops::RangeInclusive<usize> = 80..=8192;
+/// Sequences of an evaluation.
+const SEQUENCES: std::ops::RangeInclusive<usize> = 1..=4096;
+/// Tokens of calibration and of distillation.
+const TOKENS: std::ops::RangeInclusive<u64> = 1_000..=1_000_000_000;
+
+/// Steps, seed, and how the result is judged.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CompressRecipe {
+    /// Orders texts, and seeds every step that needs chance.
+    pub seed: u64,
+    /// The steps, in order.
+    pub steps: Vec<CompressStep>,
+    /// Text that steps are calibrated with.
+    pub calibration: Calibration,
+    /// How the result is judged.
+    pub evaluate: Judgement,
+}
+
+/// How much text statistics are made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Calibration {
+    /// Tokens in all.
+    pub tokens: u64,
+    /// Tokens of a sequence.
+    pub length: usize,
+}
+
+/// How the result is judged.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Judgement {
+    /// Sequences.
+    pub sequences: usize,
+    /// Tokens of a sequence.
+    pub length: usize,
+    /// Largest increase of perplexity that is accepted, as a fraction; none accepts all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_perplexity_increase: Option<f64>,
+}
+
+/// One step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "step", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum CompressStep {
+    /// Rescales channels at random, which changes no prediction, so that weights that were quantized once do not lie on that grid.
+    Degrid {
+        /// Chance.
+        seed: u64,
+    },
+    /// Takes a part away.
+    Prune(PruneStep),
+    /// Teaches the smaller model what the original says.
+    Distil(DistilStep),
+    /// Stores weights with fewer bits.
+    Quantize(QuantizeStep),
+}
+
+/// What is taken away.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PruneStep {
+    /// Which parts, and how many.
+    pub what: Pruned,
+    /// Whether what is left is fitted to what the whole did, by least squares.
+    pub refit: bool,
+}
+
+/// Parts of a model that can be taken away.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pruned {
+    /// A fraction of the neurons of the feed-forward networks, 0 < f < 1.
+    Neurons(f64),
+    /// Groups of heads of each layer: key and value head with its query heads.
+    Heads(usize),
+    /// Whole layers.
+    Layers(usize),
+}
+
+/// How the smaller model is taught.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DistilStep {
+    /// Tokens seen.
+    pub tokens: u64,
+    /// Share of the loss that is the text itself; the rest is the original's predictions.
+    pub alpha: f64,
+    /// Temperature of both distributions.
+    pub temperature: f64,
+    /// Largest learning rate of AdamW; the step's own choice if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learning_rate: Option<f64>,
+}
+
+/// How weights are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QuantizeStep {
+    /// The matrices.
+    pub weights: Bits,
+    /// How codes are chosen.
+    pub method: Method,
+    /// Largest folder, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget_bytes: Option<u64>,
+    /// Keys and values in 8 bits with one scale a channel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv: Option<KvBits>,
+}
+
+/// How matrices are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Bits {
+    /// 4 bits and a zero point per block of 32; embedding and head 8 bits.
+    Int4,
+    /// 4 bits, a scale and a minimum per block of 32: 5 bits a weight, exact for weights that were published so.
+    Int4Minima,
+    /// 8 bits per block of 32.
+    Int8,
+    /// 4 bits, and 8 bits where they help most.
+    Mixed,
+    /// 8 bits a row, activations quantized as they come: fastest prompts.
+    Int8Dynamic,
+    /// 16-bit floats; computed in 32.
+    Fp16,
+    /// 32-bit floats.
+    Fp32,
+    /// 8 bits for weights and activations, calibrated: detectors and encoders.
+    StaticInt8,
+}
+
+/// How codes are chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// To the nearest: no text is read.
+    Rtn,
+    /// Least error weighted by how large the inputs are.
+    Importance,
+    /// Channels scaled so that the important ones lose less.
+    Awq,
+    /// Each column's error made good by the columns after it.
+    Gptq,
+    /// All of them, and refined.
+    Best,
+}
+
+/// How keys and values are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KvBits {
+    /// 8 bits, one scale per channel.
+    Int8,
+}
+
+impl Default for CompressRecipe {
+    fn default() -> CompressRecipe {
+        CompressRecipe {
+            seed: 1,
+            steps: Vec::new(),
+            calibration: Calibration {
+                tokens: 32 << 10,
+                length: crate::evaluate::LENGTH,
+            },
+            evaluate: Judgement {
+                sequences: 8,
+                length: crate::evaluate::LENGTH,
+                max_perplexity_increase: None,
+            },
+        }
+    }
+}
+
+impl Default for DistilStep {
+    fn default() -> DistilStep {
+        DistilStep {
+            tokens: 100_000,
+            alpha: 0.1,
+            temperature: 1.0,
+            learning_rate: None,
+        }
+    }
+}
+
+impl Default for QuantizeStep {
+    fn default() -> QuantizeStep {
+        QuantizeStep {
+            weights: Bits::Int4,
+            method: Method::Rtn,
+            budget_bytes: None,
+            kv: None,
+        }
+    }
+}
+
+impl CompressStep {
+    /// The word it has in recipes.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            CompressStep::Degrid { .. } => "degrid",
+            CompressStep::Prune(_) => "prune",
+            CompressStep::Distil(_) => "distil",
+            CompressStep::Quantize(_) => "quantize",
+        }
+    }
+
+    /// Whether it reads calibration text.
+    #[must_use]
+    pub fn reads_calibration(&self) -> bool {
+        match self {
+            CompressStep::Degrid { .. } | CompressStep::Distil(_) => false,
+            CompressStep::Prune(_) => true,
+            CompressStep::Quantize(step) => {
+                step.method != Method::Rtn || step.kv.is_some() || step.weights == Bits::Mixed
+            }
+        }
+    }
+}
+
+impl CompressRecipe {
+    /// The step that quantizes, if there is one.
+    #[must_use]
+    pub fn quantize(&self) -> Option<&QuantizeStep> {
+        match self.steps.last() {
+            Some(CompressStep::Quantize(step)) => Some(step),
+            _ => None,
+        }
+    }
+
+    /// Refuses what cannot make sense.
+    ///
+    /// # Errors
+    /// [`ForgeError::Recipe`] with the field, what is possible, and what was found.
+    pub fn check(&self) -> Result<(), ForgeError> {
+        let range = |field, is_good: bool, expected: String, found: String| match is_good {
+            true => Ok(()),
+            false => Err(wrong(field, expected, found)),
+        };
+        let steps = self.steps.len();
+        let words = |range: &std::ops::RangeInclusive<usize>| {
+            format!("{}..={}", range.start(), range.end())
+        };
+        range(
+            "steps",
+            (1..=MAX_STEPS).contains(&steps),
+            format!("1..={MAX_STEPS}"),
+            steps.to_string(),
+        )?;
+        range(
+            "calibration.tokens",
+            TOKENS.contains(&self.calibration.tokens),
+            format!("{}..={}", TOKENS.start(), TOKENS.end()),
+            self.calibration.tokens.to_string(),
+        )?;
+        for (field, length) in [
+            ("calibration.length", self.calibration.length),
+            ("evaluate.length", self.evaluate.length),
+        ] {
+            range(
+                field,
+                LENGTH.contains(&length),
+                words(&LENGTH),
+                length.to_string(),
+            )?;
+        }
+        let sequences = self.evaluate.sequences;
+        range(
+            "evaluate.sequences",
+            SEQUENCES.contains(&sequences),
+            words(&SEQUENCES),
+            sequences.to_string(),
+        )?;
+        if let Some(most) = self.evaluate.max_perplexity_increase {
+            range(
+                "evaluate.max_perplexity_increase",
+                most.is_finite() && most >= 0.0,
+                "0 % or more".into(),
+                format!("{} %", most * 100.0),
+            )?;
+        }
+        self.check_order()?;
+        self.steps.iter().try_for_each(CompressStep::check)
+    }
+
+    fn check_order(&self) -> Result<(), ForgeError> {
+        let mut before: Vec<&str> = Vec::new();
+        for step in &self.steps {
+            let word = step.word();
+            let reason = match step {
+                _ if before.contains(&"quantize") => {
+                    Some("nothing after quantize: the weights are codes then")
+                }
+                CompressStep::Degrid { .. } if !before.is_empty() => {
+                    Some("degrid first: it is there for the weights as they were published")
+                }
+                CompressStep::Distil(_) if !before.contains(&"prune") => {
+                    Some("distil after prune: before it the student is the teacher itself")
+                }
+                _ => None,
+            };
+            if let Some(reason) = reason {
+                let mut found = before.join(", ");
+                found.push_str(if found.is_empty() { "" } else { ", " });
+                found.push_str(word);
+                return Err(wrong("steps", reason.into(), found));
+            }
+            before.push(word);
+        }
+        Ok(())
+    }
+}
+
+impl CompressStep {
+    fn check(&self) -> Result<(), ForgeError> {
+        match self {
+            CompressStep::Degrid { .. } => Ok(()),
+            CompressStep::Prune(step) => match step.what {
+                Pruned::Neurons(part) if !(part > 0.0 && part < 1.0) => Err(wrong(
+                    "prune.neurons",
+                    "more than 0 % and less than 100 %".into(),
+                    format!("{} %", part * 100.0),
+                )),
+                Pruned::Heads(0) => Err(wrong("prune.heads", "at least 1".into(), "0".into())),
+                Pruned::Layers(0) => Err(wrong("prune.layers", "at least 1".into(), "0".into())),
+                _ => Ok(()),
+            },
+            CompressStep::Distil(step) => step.check(),
+            CompressStep::Quantize(step) => step.check(),
+        }
+    }
+}
+
+impl DistilStep {
+    fn check(&self) -> Result<(), ForgeError> {
+        let cases = [
+            (
+                "distil.tokens",
+                TOKENS.contains(&self.tokens),
+                "1000..=1000000000",
+                self.tokens.to_string(),
+            ),
+            (
+                "distil.alpha",
+                (0.0..=1.0).contains(&self.alpha),
+                "0..=1",
+                self.alpha.to_string(),
+            ),
+            (
+                "distil.temperature",
+                (0.1..=20.0).contains(&self.temperature),
+                "0.1..=20",
+                self.temperature.to_string(),
+            ),
+            (
+                "distil.learning_rate",
+                self.learning_rate
+                    .is_none_or(|rate| rate > 0.0 && rate <= 1.0),
+                "more than 0, at most 1",
+                self.learning_rate.unwrap_or_default().to_string(),
+            ),
+        ];
+        match cases.into_iter().find(|(_, is_good, _, _)| !is_good) {
+            Some((field, _, expected, found)) => Err(wrong(field, expected.into(), found)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl QuantizeStep {
+    fn check(&self) -> Result<(), ForgeError> {
+        let has_codes = matches!(self.weights, Bits::Int4 | Bits::Mixed);
+        if !has_codes && self.method != Method::Rtn {
+            return Err(wrong(
+                "quantize.method",
+                format!(
+                    "rtn for {}: other methods choose 4-bit codes",
+                    word(self.weights)
+                ),
+                word(self.method),
+            ));
+        }
+        if let Some(budget) = self.budget_bytes
+            && (self.weights != Bits::Mixed || budget == 0)
+        {
+            return Err(wrong(
+                "quantize.budget",
+                "a size, for weights: mixed: only there bits can be traded".into(),
+                format!("{budget} bytes for {}", word(self.weights)),
+            ));
+        }
+        if self.kv.is_some()
+            && !matches!(
+                self.weights,
+                Bits::Int4 | Bits::Int4Minima | Bits::Mixed | Bits::Int8
+            )
+        {
+            return Err(wrong(
+                "quantize.kv",
+                "int4, mixed or int8 weights: only the fused graph stores keys and values in 8 bits".into(),
+                word(self.weights),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The word a choice has in recipes.
+pub(crate) fn word(choice: impl Serialize) -> String {
+    match serde_json::to_value(choice) {
+        Ok(serde_json::Value::String(word)) => word,
+        other => other.map(|value| value.to_string()).unwrap_or_default(),
+    }
+}
+
+fn wrong(field: &'static str, expected: String, found: String) -> ForgeError {
+    ForgeError::Recipe {
+        recipe: "compress",
+        field,
+        expected,
+        found,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recipe(steps: &str) -> CompressRecipe {
+        CompressRecipe {
+            steps: serde_json::from_str(steps).unwrap(),
+            ..CompressRecipe::default()
+        }
+    }
+
+    const DEGRID: &str = r#"{"step":"degrid","seed":1}"#;
+    const PRUNE: &str = r#"{"step":"prune","what":{"neurons":0.25},"refit":true}"#;
+    const DISTIL: &str = r#"{"step":"distil","tokens":100000,"alpha":0.1,"temperature":1}"#;
+    const BEST: &str = r#"{"step":"quantize","weights":"int4","method":"best"}"#;
+
+    #[test]
+    fn orders_that_make_sense_and_others() {
+        let cases: &[(&[&str], Option<&str>)] = &[
+            (&[DEGRID], None),
+            (&[BEST], None),
+            (&[DEGRID, PRUNE, DISTIL, PRUNE, DISTIL, BEST], None),
+            (&[PRUNE, PRUNE], None),
+            (&[], Some("steps is 0, expected 1..=16")),
+            (
+                &[BEST, PRUNE],
+                Some("steps is quantize, prune, expected nothing after quantize"),
+            ),
+            (&[BEST, BEST], Some("nothing after quantize")),
+            (&[PRUNE, DEGRID], Some("degrid first")),
+            (&[DEGRID, DISTIL], Some("distil after prune")),
+        ];
+        for (steps, expected) in cases {
+            let found = recipe(&format!("[{}]", steps.join(","))).check();
+            match (found, expected) {
+                (Ok(()), None) => {}
+                (Err(error), Some(expected)) => {
+                    assert!(error.to_string().contains(expected), "{error}");
+                }
+                (found, _) => panic!("{steps:?}: {found:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn choices_out_of_range_and_that_contradict_each_other() {
+        let quantize = |more: &str| format!(r#"[{{"step":"quantize",{more}}}]"#);
+        let cases = [
+            (
+                r#"[{"step":"prune","what":{"neurons":1.0},"refit":true}]"#.into(),
+                "100 %",
+            ),
+            (
+                r#"[{"step":"prune","what":{"neurons":-0.1},"refit":true}]"#.into(),
+                "prune.neurons",
+            ),
+            (
+                r#"[{"step":"prune","what":{"layers":0},"refit":true}]"#.into(),
+                "prune.layers is 0",
+            ),
+            (
+                quantize(r#""weights":"int8","method":"gptq""#),
+                "quantize.method is gptq, expected rtn for int8",
+            ),
+            (
+                quantize(r#""weights":"int4","method":"best","budget_bytes":5"#),
+                "only there bits can be traded",
+            ),
+            (
+                quantize(r#""weights":"fp16","method":"rtn","kv":"int8""#),
+                "quantize.kv is fp16",
+            ),
+        ];
+        for (steps, expected) in cases {
+            let error = recipe(&steps).check().unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        let mut long = recipe(&format!("[{BEST}]"));
+        long.evaluate.max_perplexity_increase = Some(f64::NAN);
+        assert!(long.check().is_err());
+        long = recipe(&format!("[{BEST}]"));
+        long.calibration.length = 10;
+        let error = long.check().unwrap_err().to_string();
+        assert!(
+            error.contains("calibration.length is 10, expected 80..=8192"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn unknown_fields_are_errors_and_recipes_come_back_from_their_json() {
+        for bad in [
+            r#"{"step":"degrid","seed":1,"extra":1}"#,
+            r#"{"step":"quantize","weights":"int3","method":"rtn"}"#,
+            r#"{"step":"shrink"}"#,
+        ] {
+            assert!(serde_json::from_str::<CompressStep>(bad).is_err(), "{bad}");
+        }
+        let whole = recipe(&format!("[{DEGRID},{PRUNE},{DISTIL},{BEST}]"));
+        let json = serde_json::to_string(&whole).unwrap();
+        assert_eq!(
+            serde_json::from_str::<CompressRecipe>(&json).unwrap(),
+            whole
+        );
+    }
+}

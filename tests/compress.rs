@@ -1,0 +1,334 @@
+//! `llmasos compress` and `llmasos model eval` from outside, on a tiny random model: flags and recipes, resuming, refusals, budgets.
+//!
+//! ```text
+//!   tests/data/families/llama (with room for longer texts) ─ compress ─► folder ─ verify, eval, engine
+//! ```
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use llmasos_engine::ModelFolder;
+use llmasos_engine::text::{LanguageModel, LoadOptions};
+use serde_json::Value;
+
+use crate::families::tiny::source;
+use crate::harness::{Finished, run};
+use crate::models::runtime;
+
+const LIMIT: Duration = Duration::from_secs(120);
+/// Prose of our own, divided between calibration and test.
+const PROSE: &str = include_str!("../launch/bench/model/prose.txt");
+
+/// A folder with a model and two texts.
+struct Bench {
+    root: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let root = tempfile::tempdir().unwrap();
+        let bench = Bench { root };
+        let model = bench.path("model");
+        fs::create_dir(&model).unwrap();
+        for item in fs::read_dir(source("llama")).unwrap() {
+            let from = item.unwrap().path();
+            fs::copy(&from, model.join(from.file_name().unwrap())).unwrap();
+        }
+        bench.change(
+            "model/config.json",
+            "\"max_position_embeddings\": 64",
+            "\"max_position_embeddings\": 256",
+        );
+        let words: Vec<&str> = PROSE.split_whitespace().collect();
+        let (first, second) = words.split_at(words.len() / 2);
+        fs::write(bench.path("calibration.txt"), first.join(" ")).unwrap();
+        fs::write(bench.path("test.txt"), second.join(" ")).unwrap();
+        bench
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    fn change(&self, name: &str, from: &str, to: &str) {
+        let text = fs::read_to_string(self.path(name)).unwrap();
+        assert!(text.contains(from), "{name} has no {from}");
+        fs::write(self.path(name), text.replace(from, to)).unwrap();
+    }
+
+    /// Compresses the model into `small`, with its own texts.
+    fn compress(&self, more: &[&str]) -> Finished {
+        let path = |name| self.path(name).display().to_string();
+        let mut words = vec!["compress".into(), path("model"), "-o".into(), path("small")];
+        words.extend(["--length", "96", "--sequences", "4", "--threads", "2"].map(String::from));
+        words.push("--json".into());
+        if !more.contains(&"--calibration-tokens") {
+            words.extend(["--calibration-tokens", "1k"].map(String::from));
+        }
+        if !more.contains(&"--test") {
+            words.extend(["--test".into(), path("test.txt")]);
+            words.extend(["--calibration".into(), path("calibration.txt")]);
+        }
+        words.extend(more.iter().map(ToString::to_string));
+        run(&words, LIMIT)
+    }
+
+    fn names(&self) -> Vec<String> {
+        let items = fs::read_dir(self.root.path()).unwrap();
+        let mut names: Vec<String> = items
+            .map(|item| item.unwrap().file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+fn last(finished: &Finished) -> Value {
+    finished.json_lines().pop().unwrap()
+}
+
+#[test]
+fn flags_make_a_folder_that_is_verified_judged_and_runs() {
+    let bench = Bench::new();
+    let finished = bench
+        .compress(&[
+            "--degrid",
+            "5",
+            "--quantize",
+            "int8",
+            "--license",
+            "Apache-2.0",
+        ])
+        .expect_code(0);
+    let report = last(&finished);
+    let number = |field: &str| {
+        report[field]
+            .as_f64()
+            .unwrap_or_else(|| panic!("{field}: {report}"))
+    };
+    assert!(
+        (0.0..0.1).contains(&number("kl")),
+        "8 bits cost little: {report}"
+    );
+    assert!(number("perplexity") > 1.0 && (0.5..=1.0).contains(&number("top1")));
+    for field in [
+        "bytes",
+        "resident_bytes",
+        "prefill",
+        "decode",
+        "seconds",
+        "peak_bytes",
+    ] {
+        assert!(number(field) > 0.0, "{field}: {report}");
+    }
+    let steps = report["report"]["steps"].as_array().unwrap();
+    assert_eq!(steps.len(), 2);
+    assert_eq!(
+        (&steps[0]["step"], &steps[1]["step"]),
+        (&"degrid".into(), &"quantize".into())
+    );
+    let small = bench.path("small");
+    assert_eq!(
+        bench.names(),
+        ["calibration.txt", "model", "small", "test.txt"],
+        "no work folder stays"
+    );
+    let manifest: Value =
+        serde_json::from_slice(&fs::read(small.join("llmasos.json")).unwrap()).unwrap();
+    assert_eq!(manifest["license"], "Apache-2.0");
+    assert_eq!(manifest["name"], "small");
+    assert_eq!(manifest["report"]["recipe"]["steps"][1]["weights"], "int8");
+    assert_eq!(manifest["sources"].as_array().map(Vec::len), Some(3));
+    let path = small.display().to_string();
+    run(&["model", "verify", &path], LIMIT).expect_code(0);
+    let folder = ModelFolder::open(&small).unwrap();
+    let options = LoadOptions {
+        context: 96,
+        ..LoadOptions::default()
+    };
+    let mut model = LanguageModel::load(&runtime(), &folder, &options).unwrap();
+    let mut heard = 0;
+    model.score(&[5, 6, 7], 0, &mut |_, _| heard += 1).unwrap();
+    assert_eq!(heard, 3);
+    eval_says_what_compress_said(&bench, &report);
+    fs::write(
+        small.join("llmasos.json"),
+        manifest.to_string().replace("llmasos-compress/v1", "v0"),
+    )
+    .unwrap();
+    let finished = run(&["model", "verify", &path], LIMIT).expect_code(1);
+    assert!(finished.stdout.contains("report: format"), "{finished:?}");
+}
+
+/// `model eval` with the same text and the same original finds the same numbers.
+fn eval_says_what_compress_said(bench: &Bench, report: &Value) {
+    let path = |name| bench.path(name).display().to_string();
+    let words = [
+        "model",
+        "eval",
+        &path("small"),
+        "--reference",
+        &path("model"),
+        "--text",
+        &path("test.txt"),
+        "--length",
+        "96",
+        "--sequences",
+        "4",
+        "--threads",
+        "2",
+        "--json",
+    ];
+    let found = last(&run(&words, LIMIT).expect_code(0));
+    for field in ["kl", "perplexity", "top1"] {
+        let (here, there) = (
+            found[field].as_f64().unwrap(),
+            report[field].as_f64().unwrap(),
+        );
+        assert!(
+            (here - there).abs() <= 1e-6 * there.abs().max(1.0),
+            "{field}: {here} {there}"
+        );
+    }
+    let alone = last(&run(&[&words[..3], &words[5..]].concat(), LIMIT).expect_code(0));
+    let (here, there) = (&alone["perplexity"], &found["perplexity"]);
+    assert!((here.as_f64().unwrap() - there.as_f64().unwrap()).abs() < 1e-6);
+}
+
+#[test]
+fn a_recipe_does_what_its_flags_do_and_a_stopped_run_goes_on() {
+    let bench = Bench::new();
+    let recipe = bench.path("recipe.yaml");
+    let text = "llmasos: compress/v1\nseed: 3\ndata: { test: test.txt, calibration: calibration.txt }\nsteps:\n  - degrid: { seed: 4 }\n  \
+                - quantize: { weights: int4, method: rtn }\n";
+    fs::write(&recipe, text).unwrap();
+    let recipe = recipe.display().to_string();
+    // A budget that is not kept: what was found is told, and the finished steps stay.
+    let first = bench
+        .compress(&["--recipe", &recipe, "--max-ppl-increase", "0%"])
+        .expect_code(1);
+    assert!(first.stderr.contains("perplexity grows by"), "{first:?}");
+    let found = last(&first);
+    assert_eq!(found["is_within_budget"], false);
+    assert!(found["kl"].as_f64().unwrap() > 0.0);
+    assert!(
+        !bench.path("small").exists(),
+        "nothing stands under the name"
+    );
+    assert!(bench.path(".small.work").is_dir());
+    let second = bench.compress(&["--recipe", &recipe]).expect_code(0);
+    let report = last(&second);
+    assert_eq!(report["report"]["steps"][0]["is_resumed"], true, "{report}");
+    assert!(
+        second.stderr.contains("degrid: done by an earlier run"),
+        "{second:?}"
+    );
+    assert_eq!(report["kl"], found["kl"], "the same seed, the same model");
+    let codes = |dir: &Path| fs::read(dir.join("model.onnx.data")).unwrap();
+    let first = codes(&bench.path("small"));
+    fs::remove_dir_all(bench.path("small")).unwrap();
+    bench.compress(&["--recipe", &recipe]).expect_code(0);
+    assert!(codes(&bench.path("small")) == first, "byte for byte");
+}
+
+#[test]
+fn what_cannot_be_done_is_refused_with_the_reason() {
+    let bench = Bench::new();
+    let test = bench.path("test.txt").display().to_string();
+    let calibration = bench.path("calibration.txt").display().to_string();
+    let recipe = bench.path("recipe.yaml");
+    fs::write(
+        &recipe,
+        "llmasos: compress/v1\nsteps:\n  - quantise: { weights: int4 }\n",
+    )
+    .unwrap();
+    let recipe = recipe.display().to_string();
+    let importance = ["--quantize", "int4", "--method", "importance"];
+    let with = |more: &[&str]| {
+        [&importance[..], more]
+            .concat()
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+    };
+    let cases: [(Vec<String>, i32, &str); 6] = [
+        (
+            with(&["--test", &test, "--calibration", &test]),
+            1,
+            "both in the test text and in the calibration text",
+        ),
+        (
+            with(&[
+                "--test",
+                &test,
+                "--calibration",
+                &calibration,
+                "--calibration-tokens",
+                "1M",
+            ]),
+            1,
+            "calibration text is too short: 1000032 tokens are needed",
+        ),
+        (
+            with(&["--test", &test, "--calibration", "/no/such/text"]),
+            1,
+            "/no/such/text",
+        ),
+        (
+            vec!["--recipe".into(), recipe],
+            2,
+            "recipe.yaml:3:5: unknown field 'quantise'; did you mean 'quantize'?",
+        ),
+        (
+            vec![
+                "--quantize".into(),
+                "int8".into(),
+                "--length".into(),
+                "500".into(),
+            ],
+            1,
+            "longer than the model reads, 256",
+        ),
+        (
+            vec!["--distil".into(), "tokens=1k".into()],
+            2,
+            "distil after prune",
+        ),
+    ];
+    for (more, code, expected) in cases {
+        let more: Vec<&str> = more.iter().map(String::as_str).collect();
+        let finished = bench.compress(&more).expect_code(code);
+        assert!(
+            finished.stderr.contains(expected),
+            "{more:?}: {}",
+            finished.stderr
+        );
+        assert!(!bench.path("small").exists());
+    }
+    fs::create_dir(bench.path("small")).unwrap();
+    let finished = bench.compress(&["--quantize", "int8"]).expect_code(1);
+    assert!(
+        finished.stderr.contains("is there already. Next:"),
+        "{}",
+        finished.stderr
+    );
+}
+
+#[test]
+fn weights_that_are_no_numbers_are_named() {
+    let bench = Bench::new();
+    let path = bench.path("model/model.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    let length = bytes.len();
+    // The last weight of the last tensor, in bfloat16 or float32: all ones is not a number.
+    bytes[length - 4..].fill(0xff);
+    fs::write(&path, bytes).unwrap();
+    let finished = bench.compress(&["--quantize", "int8"]).expect_code(1);
+    assert!(
+        finished.stderr.contains("NaN") && finished.stderr.contains("weight"),
+        "{}",
+        finished.stderr
+    );
+    assert!(!bench.path("small").exists());
+}
