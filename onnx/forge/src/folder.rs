@@ -65,6 +65,10 @@ impl Step {
             Step::Convert => "converting",
             Step::Tokenize => "dividing into tokens",
             Step::Evaluate => "evaluating",
+            Step::Train => "training",
+            Step::Prune => "pruning",
+            Step::Quantize => "quantizing",
+            Step::Measure => "measuring",
             Step::Copy => "copying",
             Step::Hash => "hashing",
         }

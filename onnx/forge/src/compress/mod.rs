@@ -2,21 +2,20 @@
 
 mod coding;
 pub mod degrid;
+mod export;
+mod job;
 pub mod kv;
 pub mod prune;
 pub mod quantize;
 mod random;
-mod solve;
-mod export;
-mod job;
-mod random;
 pub mod recipe;
 pub mod report;
+mod solve;
 
 pub use coding::Chosen;
 pub use degrid::degrid;
-pub use kv::kv_int8;
-pub use prune::{PruneOptions, PruneReport, prune};
 pub use export::write_gguf;
 pub use job::{Tools, change, finish, key, parameters, source_hashes};
+pub use kv::kv_int8;
+pub use prune::{PruneOptions, PruneReport, prune};
 pub use report::attach;
