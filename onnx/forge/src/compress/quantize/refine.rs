@@ -40,8 +40,8 @@ pub struct RefineOptions {
 impl Default for RefineOptions {
     fn default() -> RefineOptions {
         RefineOptions {
-            sweeps: 8,
-            searches: 2,
+            sweeps: 6,
+            searches: 1,
             tolerance: 0.002,
         }
     }

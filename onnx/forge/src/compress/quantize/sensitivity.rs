@@ -253,3 +253,28 @@ pub fn stored_bytes(spec: &DecoderSpec, options: &QuantizeOptions) -> u64 {
     }
     bytes
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_loss_is_the_divergence_of_close_scores() {
+        let scores: Vec<f32> = (0..50).map(|at| (at * 37 % 50) as f32 / 10.0).collect();
+        let moved: Vec<f32> = (scores.iter().enumerate())
+            .map(|(at, score)| score + 3.0 + ((at * 13 % 7) as f32 - 3.0) / 300.0)
+            .collect();
+        let shares = |scores: &[f32]| -> Vec<f64> {
+            let powers: Vec<f64> = scores.iter().map(|score| f64::from(*score).exp()).collect();
+            let sum: f64 = powers.iter().sum();
+            powers.iter().map(|power| power / sum).collect()
+        };
+        let (p, q) = (shares(&scores), shares(&moved));
+        let divergence: f64 = p.iter().zip(&q).map(|(p, q)| p * (p / q).ln()).sum();
+        let loss = Reference::of(&scores).loss(&moved);
+        assert!(
+            (loss - divergence).abs() < 0.02 * divergence,
+            "{loss} {divergence}"
+        );
+    }
+}
