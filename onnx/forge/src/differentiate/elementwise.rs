@@ -148,12 +148,15 @@ fn each<'b, 'a>(
     call: &Call<'_>,
     mut make: impl FnMut(&mut Tape<'b, 'a>, usize) -> Result<String, super::DifferentiateError>,
 ) -> Gradients {
-    let mut all = vec![None; call.wanted.len()];
-    for input in 0..call.wanted.len() {
-        if call.wanted[input] {
-            let gradient = make(tape, input)?;
-            all[input] = Some(tape.fit(&gradient, call.output(), call.input(input))?);
-        }
+    let mut all = Vec::with_capacity(call.wanted.len());
+    for (input, is_wanted) in call.wanted.iter().enumerate() {
+        all.push(match is_wanted {
+            true => {
+                let gradient = make(tape, input)?;
+                Some(tape.fit(&gradient, call.output(), call.input(input))?)
+            }
+            false => None,
+        });
     }
     Ok(all)
 }
