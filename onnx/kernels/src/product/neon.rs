@@ -46,7 +46,7 @@ pub(crate) unsafe fn product(
     // SAFETY: as the caller promises.
     unsafe {
         match format {
-            Format::Int4 | Format::Int4Zeros => {
+            Format::Int4 | Format::Int4Zeros | Format::Int4Minima => {
                 by_rows!(bunch.rows, int4(format, group, tiles, bunch, out));
             }
             Format::Int8 => by_rows!(bunch.rows, int8(group, tiles, bunch, out)),
@@ -130,13 +130,15 @@ unsafe fn int4<const R: usize>(
                 let fix = bunch.fix.add(at * R);
                 let mut dots: [Dots; R] =
                     std::array::from_fn(|row| [vdupq_n_s32(*fix.add(row)); 4]);
-                if format == Format::Int4Zeros {
+                if format == Format::Int4Minima {
+                    dots = [[vdupq_n_s32(0); 4]; R];
+                } else if format == Format::Int4Zeros {
                     let zeros = zero_points(zeros.add(index * ZERO_BYTES), block);
                     for sums in dots.iter_mut().flat_map(|dots| dots.iter_mut().zip(zeros)) {
                         *sums.0 = vmulq_s32(*sums.0, sums.1);
                     }
                 }
-                let lines = tile.add(SCALE_BYTES + 256 * block);
+                let lines = tile.add(format.codes_at() + 256 * block);
                 let words = bunch.data.add(8 * at * R);
                 for line in 0..4 {
                     let both: [uint8x16_t; 4] =
@@ -146,12 +148,36 @@ unsafe fn int4<const R: usize>(
                     let high = both.map(|both| vreinterpretq_s8_u8(vshrq_n_u8::<4>(both)));
                     add_line(&mut dots, &high, words.add((2 * line + 1) * R));
                 }
-                scale(
-                    out,
-                    &dots,
-                    tile.add(2 * GROUP_ROWS * block),
-                    bunch.scales.add(at * R),
-                );
+                let (steps, scales) = (tile.add(2 * GROUP_ROWS * block), bunch.scales.add(at * R));
+                if format == Format::Int4Minima {
+                    scale_with_minima(out, &dots, steps, (scales, fix));
+                } else {
+                    scale(out, &dots, steps, scales);
+                }
+            }
+        }
+    }
+}
+
+/// Adds `(dots · steps + minima · fix) · scale` to the sums of each row; minima stand behind both blocks' steps.
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+unsafe fn scale_with_minima<const R: usize>(
+    out: *mut f32,
+    dots: &[Dots; R],
+    steps: *const u8,
+    (scales, fix): (*const f32, *const i32),
+) {
+    for part in 0..4 {
+        // SAFETY: 16 steps and minima in half precision, R scales and sums of bytes, 16 floats a row.
+        unsafe {
+            let minima = widen(steps.add(SCALE_BYTES + 8 * part).cast());
+            let steps = widen(steps.add(8 * part).cast());
+            for (row, dots) in dots.iter().enumerate() {
+                let sum = out.add(GROUP_ROWS * row + 4 * part);
+                let below = vmulq_n_f32(minima, *fix.add(row) as f32);
+                let value = vfmaq_f32(below, vcvtq_f32_s32(dots[part]), steps);
+                vst1q_f32(sum, vfmaq_n_f32(vld1q_f32(sum), value, *scales.add(row)));
             }
         }
     }

@@ -6,7 +6,7 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::Simd;
+use super::{Simd, clamp_i8};
 use crate::activation::Bunch;
 use crate::pack::Format;
 
@@ -95,6 +95,30 @@ impl Simd for NeonDot {
     unsafe fn store_f16(x: Four, to: *mut u16) {
         for (index, part) in x.into_iter().enumerate() {
             unsafe { narrow(part, to.add(4 * index)) };
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Four {
+        unsafe {
+            let bytes = vld1q_s8(from);
+            let (low, high) = (vmovl_s8(vget_low_s8(bytes)), vmovl_high_s8(bytes));
+            [
+                vget_low_s16(low),
+                vget_high_s16(low),
+                vget_low_s16(high),
+                vget_high_s16(high),
+            ]
+            .map(|four| vcvtq_f32_s32(vmovl_s16(four)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_i8(x: Four, to: *mut i8) {
+        unsafe {
+            let [a, b, c, d] = clamp_i8::<Self>(x).map(|x| vqmovn_s32(vcvtnq_s32_f32(x)));
+            let (low, high) = (vcombine_s16(a, b), vcombine_s16(c, d));
+            vst1q_s8(to, vcombine_s8(vqmovn_s16(low), vqmovn_s16(high)));
         }
     }
 
