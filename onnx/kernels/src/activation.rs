@@ -86,7 +86,8 @@ pub(crate) struct Shaped {
     /// Rows of the shorter bunches; the first `longer` ones have one more.
     base: usize,
     longer: usize,
-    tiled: bool,
+    /// Whether rows are laid out for tiles.
+    pub(crate) tiled: bool,
 }
 
 // SAFETY: rows are disjoint; a phase writes each of them once, and they are read after the end of that phase.
@@ -107,12 +108,6 @@ pub(crate) struct Bunch {
 }
 
 impl Shaped {
-    /// Whether rows are laid out for tiles.
-    #[inline(always)]
-    pub(crate) fn tiled(&self) -> bool {
-        self.tiled
-    }
-
     pub(crate) fn bunches(&self) -> usize {
         self.bunches
     }

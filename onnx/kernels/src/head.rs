@@ -19,6 +19,9 @@ use crate::simd::{
     avx512::{Amx, Avx512Vnni},
 };
 
+#[cfg(target_arch = "aarch64")]
+use crate::simd::neon::NeonDot;
+
 /// Rows of a table of embeddings times `scale`, into `out` of `[ids, columns]`.
 ///
 /// # Errors
@@ -115,6 +118,8 @@ pub fn head(
             Isa::Avx512Vnni => walk_avx512(&call, index),
             #[cfg(target_arch = "x86_64")]
             Isa::Amx => walk_amx(&call, index),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDot => walk_neon(&call, index),
             _ => walk::<Portable>(&call, index),
         }
     });
@@ -171,6 +176,13 @@ unsafe fn walk_amx(call: &Call<'_>, index: usize) {
         let _tiles = amx::Tiles::configure();
         walk::<Amx>(call, index);
     }
+}
+
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "neon,dotprod")]
+unsafe fn walk_neon(call: &Call<'_>, index: usize) {
+    // SAFETY: as the caller promises.
+    unsafe { walk::<NeonDot>(call, index) }
 }
 
 #[inline(always)]

@@ -17,10 +17,18 @@ pub enum Isa {
     Avx512Vnni,
     /// x86-64 with AVX-512, VNNI and AMX (servers since 2023), on Linux: the same for few rows, tiles of bytes for many.
     Amx,
+    /// Arm with NEON and its dot product (Cortex-A76 and later, that is most vehicle computers): products of bytes by fours.
+    NeonDot,
 }
 
 /// All of them, the most wanted first.
-pub const ALL: [Isa; 4] = [Isa::Amx, Isa::Avx512Vnni, Isa::Avx2, Isa::Portable];
+pub const ALL: [Isa; 5] = [
+    Isa::Amx,
+    Isa::Avx512Vnni,
+    Isa::Avx2,
+    Isa::NeonDot,
+    Isa::Portable,
+];
 
 impl Isa {
     /// The fastest one that this computer has.
@@ -55,6 +63,13 @@ impl Isa {
             Isa::Amx => Isa::Avx512Vnni.is_available() && crate::product::amx::permitted(),
             #[cfg(not(target_arch = "x86_64"))]
             Isa::Avx2 | Isa::Avx512Vnni | Isa::Amx => false,
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDot => {
+                std::arch::is_aarch64_feature_detected!("neon")
+                    && std::arch::is_aarch64_feature_detected!("dotprod")
+            }
+            #[cfg(not(target_arch = "aarch64"))]
+            Isa::NeonDot => false,
         }
     }
 
@@ -66,6 +81,7 @@ impl Isa {
             Isa::Avx2 => "avx2",
             Isa::Avx512Vnni => "avx512-vnni",
             Isa::Amx => "amx",
+            Isa::NeonDot => "neon-dot",
         }
     }
 }
@@ -80,7 +96,7 @@ impl fmt::Display for Isa {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IsaError {
     /// No such name.
-    #[error("instruction set {found:?}: expected portable, avx2, avx512-vnni or amx")]
+    #[error("instruction set {found:?}: expected portable, avx2, avx512-vnni, amx or neon-dot")]
     Unknown {
         /// What was given.
         found: String,

@@ -12,7 +12,7 @@
 //!   pack ──► matrix in tiles ─────────────┐
 //!   block: norm ▸ product ▸ rotate ▸ attention(pool) ▸ product ▸ norm ▸ product ▸ activation ▸ product
 //!            │        │                      │                       team: threads take tasks, phase after phase
-//!            │        └ product: portable, avx2, avx512, amx
+//!            │        └ product: portable, avx2, avx512, amx, neon
 //!            └ activation: rows as bytes
 //! ```
 

@@ -291,8 +291,11 @@ pub fn run(
             Isa::Avx512Vnni => phases::walk_avx512(&call, index),
             #[cfg(target_arch = "x86_64")]
             Isa::Amx => phases::walk_amx(&call, index),
-            #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2 | Isa::Avx512Vnni | Isa::Amx => phases::walk_portable(&call, index),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDot => phases::walk_neon(&call, index),
+            // Those of other processors, which are not available here.
+            #[allow(unreachable_patterns)]
+            _ => phases::walk_portable(&call, index),
         }
     });
     Ok(())

@@ -23,6 +23,9 @@ use crate::simd::{
     avx512::{Amx, Avx512Vnni},
 };
 
+#[cfg(target_arch = "aarch64")]
+use crate::simd::neon::NeonDot;
+
 /// Products on their way into a buffer, `[rows][16]`.
 type Outputs = MaybeUninit<[f32; MAX_TOGETHER_ROWS * GROUP_ROWS]>;
 
@@ -171,6 +174,15 @@ pub(super) unsafe fn walk_amx(call: &Call<'_>, index: usize) {
         let _tiles = amx::Tiles::configure();
         walk::<Amx>(call, index);
     }
+}
+
+/// # Safety
+/// See [`walk`]; the processor has these features.
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "neon,dotprod")]
+pub(super) unsafe fn walk_neon(call: &Call<'_>, index: usize) {
+    // SAFETY: as the caller promises.
+    unsafe { walk::<NeonDot>(call, index) }
 }
 
 /// All phases.

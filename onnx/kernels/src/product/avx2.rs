@@ -211,6 +211,7 @@ unsafe fn int8<const R: usize, const UNUSED: bool>(
 ///
 /// Else it unrolls the loop over lines, finds that all rows multiply the same codes, and keeps those of all lines at once: on
 /// the stack, for they are twice as many as there are registers. One line after the other is 8 % faster with four rows.
+#[allow(clippy::pointers_in_nomem_asm_block)] // the address is not followed
 #[inline(always)]
 fn unforeseen<T>(mut address: *const T) -> *const T {
     // SAFETY: no instruction, and the address comes back as it was.

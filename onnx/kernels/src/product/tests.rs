@@ -222,6 +222,14 @@ fn avx512_agrees_with_plain_rust() {
     }
 }
 
+#[cfg(target_arch = "aarch64")]
+#[test]
+fn neon_agrees_with_plain_rust() {
+    if crate::Isa::NeonDot.is_available() {
+        compare::<crate::simd::neon::NeonDot>("neon-dot");
+    }
+}
+
 /// Tiles compute the same sums in the same order: not a bit may differ.
 #[cfg(target_arch = "x86_64")]
 #[test]

@@ -159,7 +159,7 @@ impl<const TILES: bool> Simd for Avx512<TILES> {
         out: *mut f32,
     ) {
         unsafe {
-            if TILES && bytes.tiled() {
+            if TILES && bytes.tiled {
                 crate::product::amx::products(format, group, tiles, (bytes, bunches), out);
             } else {
                 one_by_one::<Self>(format, group, tiles, (bytes, bunches), out);

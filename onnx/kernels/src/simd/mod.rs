@@ -11,6 +11,9 @@ pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
 
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon;
+
 use std::ops::Range;
 
 use crate::activation::{Bunch, Shaped};
