@@ -11,6 +11,7 @@
 //!   (huggingface)   (weights)     + tokenizer     (matrix, quantize) ├─► graph ──► writer ──► folder ──► engine
 //!   GraphDef ─► tensorflow ─► ssd ───────────────────────────────────┘   (proto)   (*.onnx,    (llmasos.json,
 //!   ready files ──────────────────────────────────────────────────────────────────► .data)      sha256, rename)
+//!   *.onnx ─► onnx_file ─► graph ─► static_int8 (samples, engine) ─► graph ─► writer
 //! ```
 //!
 //! Every input is untrusted. Readers check sizes before they allocate, use checked arithmetic, and name what is wrong.
