@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use crate::architecture::ArchitectureError;
 use crate::checkpoint::CheckpointError;
 use crate::corpus::CorpusError;
+use crate::compress::quantize::QuantizeError;
 use crate::decoder::DecoderError;
 use crate::evaluate::EvaluateError;
 use crate::gguf::GgufError;
@@ -93,6 +94,14 @@ pub enum ForgeError {
     /// The engine could not run a graph of the model.
     #[error("{0}")]
     Engine(#[from] llmasos_engine::EngineError),
+    /// A matrix that cannot be quantized.
+    #[error("{place}: {source}")]
+    Quantize {
+        /// The tensor.
+        place: String,
+        /// What is wrong with it.
+        source: QuantizeError,
+    },
     /// The progress callback asked to stop.
     #[error("cancelled")]
     Cancelled,

@@ -44,6 +44,10 @@ pub enum Step {
     Evaluate,
     /// Copying a file as it is; `done` and `total` are bytes.
     Copy,
+    /// Finding codes for a model's matrices; `done` and `total` are layers.
+    Quantize,
+    /// Measuring what a model loses; `done` and `total` are layers.
+    Measure,
     /// Computing the sha256 of the finished files; `done` and `total` are bytes.
     Hash,
 }

@@ -5,6 +5,7 @@ pub mod degrid;
 pub mod kv;
 mod export;
 mod job;
+pub mod quantize;
 mod random;
 pub mod recipe;
 pub mod report;

@@ -1,0 +1,178 @@
+//! Scales that move precision to the inputs that matter (Lin et al. 2023), folded into whatever makes these inputs.
+//!
+//! A column that is multiplied by s, while its input is divided by s, computes the same and rounds with an error 1/s as large.
+//! Every other column of its block pays for that, so s follows the input's size only in part: s = √Hⱼⱼ^α, and α is what errs
+//! least after rounding as the matrices will be rounded, with feedback, on a sample of their rows.
+//!
+//! ```text
+//!   norm weight ÷ s ─► qkv columns · s           up rows ÷ s ─► down columns · s
+//!   norm weight ÷ s ─► gate|up columns · s       value rows ÷ s ─► output columns · s, all query heads of a value head alike
+//! ```
+
+use super::QuantizeError;
+use super::gptq::gptq;
+use super::hessian::{Factor, Hessian};
+use super::importance::importance;
+use crate::quantize::CodeFormat;
+
+/// Exponents tried.
+const ALPHAS: [f32; 10] = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9];
+/// Most rows that an exponent is judged by.
+const SAMPLE_ROWS: usize = 256;
+/// Farthest that a scale may be from 1, either way: half-precision steps must hold the weights.
+const MAX_SCALE: f32 = 256.0;
+/// Inputs below this share of the mean are taken for as large as it.
+const MIN_SHARE: f32 = 1e-3;
+
+/// Which inputs are scaled alike.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Channels {
+    of_column: Vec<usize>,
+    count: usize,
+}
+
+/// The scales found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fold {
+    /// s of each channel: what makes the inputs is divided by it.
+    pub channels: Vec<f32>,
+    /// s of each column: the matrix is multiplied by it.
+    pub columns: Vec<f32>,
+    /// The exponent.
+    pub alpha: f32,
+    /// Error of the sampled rows, as a share of the error without scales.
+    pub ratio: f64,
+}
+
+impl Channels {
+    /// Every input by itself.
+    pub fn each(columns: usize) -> Channels {
+        Channels {
+            of_column: (0..columns).collect(),
+            count: columns,
+        }
+    }
+
+    /// Outputs of attention: query heads that read the same value head share its channels. `heads` is a multiple of `kv_heads`.
+    pub fn value_heads(heads: usize, kv_heads: usize, head_dim: usize) -> Channels {
+        let group = (heads / kv_heads.max(1)).max(1);
+        let column = |head: usize, lane: usize| head / group * head_dim + lane;
+        Channels {
+            of_column: (0..heads)
+                .flat_map(|head| (0..head_dim).map(move |lane| column(head, lane)))
+                .collect(),
+            count: kv_heads * head_dim,
+        }
+    }
+
+    /// The scale of each column.
+    pub(super) fn spread(&self, channels: &[f32]) -> Vec<f32> {
+        self.of_column.iter().map(|&at| channels[at]).collect()
+    }
+
+    /// √ of the mean Hⱼⱼ of each channel.
+    fn sizes(&self, diagonal: &[f32]) -> Vec<f32> {
+        let mut sums = vec![(0.0_f32, 0.0_f32); self.count];
+        for (&channel, value) in self.of_column.iter().zip(diagonal) {
+            sums[channel].0 += value;
+            sums[channel].1 += 1.0;
+        }
+        let mean = diagonal.iter().sum::<f32>() / diagonal.len().max(1) as f32;
+        let floor = (mean * MIN_SHARE).max(f32::MIN_POSITIVE);
+        (sums.iter())
+            .map(|(sum, count)| (sum / count.max(1.0)).max(floor).sqrt())
+            .collect()
+    }
+}
+
+/// Searches the scales of the inputs of f32 `[rows, columns]`: all rows that read them, one matrix below the other.
+///
+/// `hessian` and `factor` are what [`Hessian::factor`] gives.
+///
+/// # Errors
+/// [`QuantizeError::Length`], [`QuantizeError::NotFinite`].
+pub fn fold(
+    weights: &[f32],
+    hessian: &Hessian,
+    factor: &Factor,
+    channels: &Channels,
+    format: CodeFormat,
+) -> Result<Fold, QuantizeError> {
+    let columns = hessian.columns();
+    super::check(weights, columns)?;
+    super::same_length("channels of columns", columns, channels.of_column.len())?;
+    let step = (weights.len() / columns).div_ceil(SAMPLE_ROWS).max(1);
+    let sample = weights.chunks_exact(columns).step_by(step).flatten();
+    let sample: Vec<f32> = sample.copied().collect();
+    let diagonal = hessian.diagonal();
+    let sizes = channels.sizes(&diagonal);
+    let mut best: Option<(f64, f32, Vec<f32>)> = None;
+    let mut plain = 0.0;
+    for alpha in ALPHAS {
+        let scales = scales(&sizes, alpha);
+        let error = judge(&sample, hessian, factor, &channels.spread(&scales), format)?;
+        if alpha == 0.0 {
+            plain = error;
+        }
+        if best.as_ref().is_none_or(|(least, ..)| error < *least) {
+            best = Some((error, alpha, scales));
+        }
+    }
+    let (error, alpha, scales) = best.unwrap_or((0.0, 0.0, vec![1.0; channels.count]));
+    Ok(Fold {
+        columns: channels.spread(&scales),
+        channels: scales,
+        alpha,
+        ratio: if plain > 0.0 { error / plain } else { 1.0 },
+    })
+}
+
+/// sizes^α, with the middle of its range at 1.
+fn scales(sizes: &[f32], alpha: f32) -> Vec<f32> {
+    let powers: Vec<f32> = sizes.iter().map(|size| size.powf(alpha)).collect();
+    let range = powers
+        .iter()
+        .fold((f32::MAX, 0.0_f32), |(low, high), &value| {
+            (low.min(value), high.max(value))
+        });
+    let middle = (range.0 * range.1).sqrt();
+    (powers.iter())
+        .map(|power| (power / middle).clamp(1.0 / MAX_SCALE, MAX_SCALE))
+        .collect()
+}
+
+/// Σ e H eᵀ of the rows, rounded with these scales.
+fn judge(
+    rows: &[f32],
+    hessian: &Hessian,
+    factor: &Factor,
+    scales: &[f32],
+    format: CodeFormat,
+) -> Result<f64, QuantizeError> {
+    let columns = scales.len();
+    let scaled = multiply_columns(rows, scales);
+    let counts: Vec<f32> = (hessian.diagonal().iter().zip(scales))
+        .map(|(value, scale)| value / (scale * scale))
+        .collect();
+    let mut grid = importance(&scaled, &counts, format)?;
+    gptq(&scaled, &factor.rescaled(scales), &mut grid)?;
+    let mut differences = grid.floats();
+    let rows = rows.chunks_exact(columns);
+    for (differences, row) in differences.chunks_exact_mut(columns).zip(rows) {
+        for ((difference, weight), scale) in differences.iter_mut().zip(row).zip(scales) {
+            *difference = *difference / scale - weight;
+        }
+    }
+    Ok(hessian.error(&differences))
+}
+
+/// Columns of f32 `[rows, columns]` times `scales`.
+pub(super) fn multiply_columns(weights: &[f32], scales: &[f32]) -> Vec<f32> {
+    let mut out = weights.to_vec();
+    for row in out.chunks_exact_mut(scales.len().max(1)) {
+        for (weight, scale) in row.iter_mut().zip(scales) {
+            *weight *= scale;
+        }
+    }
+    out
+}
