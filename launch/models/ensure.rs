@@ -485,6 +485,7 @@ impl Models {
                 Step::Convert => "converting",
                 Step::Quantize => "quantizing",
                 Step::Measure => "measuring",
+                Step::Prune => "pruning",
                 Step::Copy => "copying",
                 Step::Hash => "hashing",
             };

@@ -138,6 +138,7 @@ fn forge(
             Step::Convert => "converting",
             Step::Quantize => "quantizing",
             Step::Measure => "measuring",
+            Step::Prune => "pruning",
             Step::Copy => "copying",
             Step::Hash => "hashing",
         };

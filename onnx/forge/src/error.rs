@@ -11,6 +11,7 @@ use crate::architecture::ArchitectureError;
 use crate::checkpoint::CheckpointError;
 use crate::corpus::CorpusError;
 use crate::compress::quantize::QuantizeError;
+use crate::compress::prune::PruneError;
 use crate::decoder::DecoderError;
 use crate::evaluate::EvaluateError;
 use crate::gguf::GgufError;
@@ -91,6 +92,9 @@ pub enum ForgeError {
     /// Two models cannot be compared.
     #[error("evaluation: {0}")]
     Evaluate(#[from] EvaluateError),
+    /// Something that cannot be taken from a model.
+    #[error("prune: {0}")]
+    Prune(#[from] PruneError),
     /// The engine could not run a graph of the model.
     #[error("{0}")]
     Engine(#[from] llmasos_engine::EngineError),

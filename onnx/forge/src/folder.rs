@@ -42,6 +42,8 @@ pub enum Step {
     Tokenize,
     /// Letting models read a text; `done` and `total` are sequences or layers.
     Evaluate,
+    /// Taking parts of a model away; `done` and `total` are layers.
+    Prune,
     /// Copying a file as it is; `done` and `total` are bytes.
     Copy,
     /// Finding codes for a model's matrices; `done` and `total` are layers.

@@ -74,7 +74,7 @@ pub fn degrid(
 }
 
 /// Number of the layer and the rest of a canonical name.
-fn layer_part(name: &str) -> Option<(usize, &str)> {
+pub(super) fn layer_part(name: &str) -> Option<(usize, &str)> {
     let (index, part) = name.strip_prefix("layers.")?.split_once('.')?;
     Some((index.parse().ok()?, part))
 }

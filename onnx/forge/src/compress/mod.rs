@@ -9,6 +9,9 @@ pub mod quantize;
 mod random;
 pub mod recipe;
 pub mod report;
+pub mod prune;
+mod random;
+mod solve;
 
 pub use coding::Chosen;
 pub use degrid::degrid;
@@ -16,3 +19,4 @@ pub use kv::kv_int8;
 pub use export::write_gguf;
 pub use job::{Tools, change, finish, key, parameters, source_hashes};
 pub use report::attach;
+pub use prune::{PruneOptions, PruneReport, prune};

@@ -108,13 +108,15 @@ pub struct Inputs<'a> {
     pub up: &'a [f32],
     /// Inner width of the feed-forward part.
     pub down: &'a [f32],
+    /// Hidden states behind the layer, `[tokens, hidden]`.
+    pub after: &'a [f32],
 }
 
 /// Hears the scores of a position.
 pub type Hear<'h> = &'h mut dyn FnMut(usize, &[f32]) -> Result<(), ForgeError>;
 
-/// Hears of a text, its rows, and the inputs of a layer's matrices.
-type Seen<'h> = &'h mut dyn FnMut(usize, usize, [&[f32]; 4]) -> Result<(), ForgeError>;
+/// Hears of a text, its rows, the inputs of a layer's matrices, and the hidden states behind it.
+type Seen<'h> = &'h mut dyn FnMut(usize, usize, [&[f32]; 4], &[f32]) -> Result<(), ForgeError>;
 
 /// A model to walk through.
 pub struct Walk<'a> {
@@ -186,7 +188,7 @@ impl<'a> Walk<'a> {
     /// # Errors
     /// Those of building the graph and of running it.
     pub fn layer(&self, index: usize, hidden: &mut [Vec<f32>]) -> Result<(), ForgeError> {
-        self.run(index, Look::Away, hidden, &mut |_, _, _| Ok(()))
+        self.run(index, Look::Away, hidden, &mut |_, _, _, _| Ok(()))
     }
 
     /// The same, and returns the Gram matrices of what the layer's matrices read.
@@ -195,7 +197,7 @@ impl<'a> Walk<'a> {
     /// As [`Walk::layer`].
     pub fn layer_grams(&self, index: usize, hidden: &mut [Vec<f32>]) -> Result<Grams, ForgeError> {
         let mut grams = Grams::new(pieces_widths(self.spec, &self.spec.layers[index]));
-        self.run(index, Look::Gram, hidden, &mut |_, rows, seen| {
+        self.run(index, Look::Gram, hidden, &mut |_, rows, seen, _| {
             let [qkv, output, up, down] = seen;
             grams.qkv.add(qkv, rows);
             grams.output.add(output, rows);
@@ -216,17 +218,23 @@ impl<'a> Walk<'a> {
         hidden: &mut [Vec<f32>],
         hear: &mut dyn FnMut(Inputs<'_>) -> Result<(), ForgeError>,
     ) -> Result<(), ForgeError> {
-        self.run(index, Look::Inputs, hidden, &mut |text, rows, seen| {
-            let [qkv, output, up, down] = seen;
-            hear(Inputs {
-                text,
-                rows,
-                qkv,
-                output,
-                up,
-                down,
-            })
-        })
+        self.run(
+            index,
+            Look::Inputs,
+            hidden,
+            &mut |text, rows, seen, after| {
+                let [qkv, output, up, down] = seen;
+                hear(Inputs {
+                    text,
+                    rows,
+                    qkv,
+                    output,
+                    up,
+                    down,
+                    after,
+                })
+            },
+        )
     }
 
     /// The same, and shows for each text the keys (rotated) and values that attention keeps, each
@@ -305,14 +313,15 @@ impl<'a> Walk<'a> {
                 Feed::i32("seqlens_k", &[1], &last),
                 Feed::i32("total_sequence_length", &[], &total),
             ])?;
+            let after = outputs.f32("hidden_out")?.data;
             if look != Look::Away {
                 let mut seen: [&[f32]; 4] = [&[]; 4];
                 for (seen, name) in seen.iter_mut().zip(&names) {
                     *seen = outputs.f32(name)?.data;
                 }
-                hear(text, rows, seen)?;
+                hear(text, rows, seen, after)?;
             }
-            let after = outputs.f32("hidden_out")?.data.to_vec();
+            let after = after.to_vec();
             drop(outputs);
             *states = after;
         }

@@ -25,7 +25,7 @@ pub(crate) fn runtime() -> Runtime {
 const TEXT: [u32; 7] = [3, 1, 4, 1, 0, 4, 2];
 
 /// Scores after the last token by the whole portable graph: another way to the same numbers.
-fn whole(spec: &DecoderSpec, weights: &dyn Weights, dir: &Path) -> Vec<f32> {
+pub(crate) fn whole(spec: &DecoderSpec, weights: &dyn Weights, dir: &Path) -> Vec<f32> {
     let graph = portable(weights, spec, &Options::FP32).unwrap();
     write_model(graph, dir, "whole.onnx", &mut |_| ControlFlow::Continue(())).unwrap();
     let any = [Dim::Any; 4];
@@ -60,7 +60,7 @@ fn whole(spec: &DecoderSpec, weights: &dyn Weights, dir: &Path) -> Vec<f32> {
 }
 
 /// Scores of all positions, walking.
-fn walked(spec: &DecoderSpec, weights: &dyn Weights, dir: &Path) -> Vec<Vec<f32>> {
+pub(crate) fn walked(spec: &DecoderSpec, weights: &dyn Weights, dir: &Path) -> Vec<Vec<f32>> {
     let runtime = runtime();
     let walk = Walk::new(&runtime, (spec, weights), &Options::FP32, dir);
     let mut hidden = vec![walk.embed(&TEXT).unwrap()];
@@ -78,7 +78,7 @@ fn walked(spec: &DecoderSpec, weights: &dyn Weights, dir: &Path) -> Vec<Vec<f32>
     all
 }
 
-fn worst(a: &[f32], b: &[f32]) -> f32 {
+pub(crate) fn worst(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     let differences = a.iter().zip(b).map(|(a, b)| (a - b).abs());
     differences.fold(0.0, f32::max)
