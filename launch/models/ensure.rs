@@ -486,6 +486,7 @@ impl Models {
                 Step::Quantize => "quantizing",
                 Step::Measure => "measuring",
                 Step::Prune => "pruning",
+                Step::Train => "training",
                 Step::Copy => "copying",
                 Step::Hash => "hashing",
             };

@@ -139,6 +139,7 @@ fn forge(
             Step::Quantize => "quantizing",
             Step::Measure => "measuring",
             Step::Prune => "pruning",
+            Step::Train => "training",
             Step::Copy => "copying",
             Step::Hash => "hashing",
         };

@@ -14,6 +14,8 @@ use crate::compress::quantize::QuantizeError;
 use crate::compress::prune::PruneError;
 use crate::decoder::DecoderError;
 use crate::evaluate::EvaluateError;
+use crate::differentiate::DifferentiateError;
+use crate::distil::DistilError;
 use crate::gguf::GgufError;
 use crate::graph::GraphError;
 use crate::matrix::MatrixError;
@@ -106,6 +108,12 @@ pub enum ForgeError {
         /// What is wrong with it.
         source: QuantizeError,
     },
+    /// A distillation that cannot be done, or went wrong.
+    #[error("distillation: {0}")]
+    Distil(#[from] DistilError),
+    /// A graph that cannot be differentiated.
+    #[error("derivative: {0}")]
+    Differentiate(#[from] DifferentiateError),
     /// The progress callback asked to stop.
     #[error("cancelled")]
     Cancelled,

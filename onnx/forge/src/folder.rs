@@ -44,6 +44,8 @@ pub enum Step {
     Evaluate,
     /// Taking parts of a model away; `done` and `total` are layers.
     Prune,
+    /// Training a model; `done` and `total` are tokens.
+    Train,
     /// Copying a file as it is; `done` and `total` are bytes.
     Copy,
     /// Finding codes for a model's matrices; `done` and `total` are layers.

@@ -9,7 +9,7 @@
 //!                                                                   │ every name defined once, and before it is used
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::ForgeError;
 use crate::proto::onnx::{
@@ -161,11 +161,16 @@ impl Graph<'_> {
     pub fn node_count(&self) -> usize {
         self.nodes.len()
     }
+
+    /// Names of the inputs.
+    pub(crate) fn input_names(&self) -> Vec<String> {
+        self.inputs.iter().map(|input| input.name.clone()).collect()
+    }
 }
 
 /// A node under construction; see [`GraphBuilder::node`].
 #[derive(Debug, Clone, PartialEq)]
-pub struct Node(NodeProto);
+pub struct Node(pub(crate) NodeProto);
 
 impl Node {
     /// A node of the standard operator set, named after its first output.
@@ -243,6 +248,8 @@ fn attribute(name: &str, kind: AttributeType) -> AttributeProto {
 pub struct GraphBuilder<'a> {
     graph: Graph<'a>,
     defined: BTreeSet<String>,
+    /// Constants of integers with their values: shapes, axes and cuts, which whoever transforms the graph has to know.
+    integers: BTreeMap<String, Vec<i64>>,
     error: Option<GraphError>,
 }
 
@@ -259,8 +266,24 @@ impl<'a> GraphBuilder<'a> {
         GraphBuilder {
             graph,
             defined: BTreeSet::new(),
+            integers: BTreeMap::new(),
             error: None,
         }
+    }
+
+    /// What has been built so far.
+    pub(crate) fn so_far(&self) -> &Graph<'a> {
+        &self.graph
+    }
+
+    /// Values of a constant made by [`GraphBuilder::integers`].
+    pub(crate) fn integers_of(&self, name: &str) -> Option<&[i64]> {
+        self.integers.get(name).map(Vec::as_slice)
+    }
+
+    /// Whether there is a value of this name.
+    pub(crate) fn is_defined(&self, value: &str) -> bool {
+        self.defined.contains(value)
     }
 
     /// Adds an input.
@@ -272,6 +295,20 @@ impl<'a> GraphBuilder<'a> {
     /// Announces an output; a node must make it.
     pub fn output(&mut self, name: &str, data_type: DataType, dims: &[Dim<'_>]) {
         self.graph.outputs.push(value_info(name, data_type, dims));
+    }
+
+    /// Announces an output whose sizes the runtime infers.
+    pub(crate) fn output_of_any_shape(&mut self, name: &str, data_type: DataType) {
+        let tensor = TensorTypeProto {
+            elem_type: data_type.into(),
+            shape: None,
+        };
+        self.graph.outputs.push(ValueInfoProto {
+            name: name.to_string(),
+            r#type: Some(TypeProto {
+                value: Some(TypeValue::Tensor(tensor)),
+            }),
+        });
     }
 
     /// Adds a node. Nodes must come after what they read from.
@@ -310,6 +347,7 @@ impl<'a> GraphBuilder<'a> {
 
     /// Adds a constant of 64-bit integers.
     pub fn integers(&mut self, name: &str, dims: &[i64], values: &[i64]) {
+        self.integers.insert(name.to_string(), values.to_vec());
         let bytes = values
             .iter()
             .flat_map(|value| value.to_le_bytes())
@@ -376,7 +414,8 @@ pub(crate) fn float_bytes(values: &[f32]) -> Vec<u8> {
     bytes
 }
 
-fn value_info(name: &str, data_type: DataType, dims: &[Dim<'_>]) -> ValueInfoProto {
+/// Name and type of an input or output.
+pub(crate) fn value_info(name: &str, data_type: DataType, dims: &[Dim<'_>]) -> ValueInfoProto {
     let dim = dims
         .iter()
         .map(|dim| match dim {

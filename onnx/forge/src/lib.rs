@@ -20,6 +20,8 @@ pub mod checkpoint;
 pub mod compress;
 pub mod corpus;
 pub mod decoder;
+pub mod differentiate;
+pub mod distil;
 pub mod encoder;
 pub mod error;
 pub mod evaluate;
