@@ -480,16 +480,6 @@ impl Models {
             sources: records(entry),
         };
         let mut watch = |progress: llmasos_forge::Progress<'_>| {
-            let step = match progress.step {
-                Step::Read => "reading",
-                Step::Convert => "converting",
-                Step::Quantize => "quantizing",
-                Step::Measure => "measuring",
-                Step::Prune => "pruning",
-                Step::Train => "training",
-                Step::Copy => "copying",
-                Step::Hash => "hashing",
-            };
             reporter.event(Event::Building {
                 name: &entry.name,
                 step: progress.step.word(),

@@ -133,16 +133,6 @@ fn forge(
     reporter: &mut Console,
 ) -> anyhow::Result<ModelFolderSummary> {
     let mut watch = |progress: llmasos_forge::Progress<'_>| {
-        let step = match progress.step {
-            Step::Read => "reading",
-            Step::Convert => "converting",
-            Step::Quantize => "quantizing",
-            Step::Measure => "measuring",
-            Step::Prune => "pruning",
-            Step::Train => "training",
-            Step::Copy => "copying",
-            Step::Hash => "hashing",
-        };
         reporter.event(Event::Building {
             name,
             step: progress.step.word(),

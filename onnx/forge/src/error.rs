@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 
 use crate::architecture::ArchitectureError;
 use crate::checkpoint::CheckpointError;
-use crate::corpus::CorpusError;
-use crate::compress::quantize::QuantizeError;
 use crate::compress::prune::PruneError;
+use crate::compress::quantize::QuantizeError;
+use crate::corpus::CorpusError;
 use crate::decoder::DecoderError;
-use crate::evaluate::EvaluateError;
 use crate::differentiate::DifferentiateError;
 use crate::distil::DistilError;
+use crate::evaluate::EvaluateError;
 use crate::gguf::GgufError;
 use crate::graph::GraphError;
 use crate::matrix::MatrixError;

@@ -65,6 +65,10 @@ impl Step {
             Step::Convert => "converting",
             Step::Tokenize => "dividing into tokens",
             Step::Evaluate => "evaluating",
+            Step::Quantize => "quantizing",
+            Step::Measure => "measuring",
+            Step::Prune => "pruning",
+            Step::Train => "training",
             Step::Copy => "copying",
             Step::Hash => "hashing",
         }

@@ -23,7 +23,9 @@ fn texts() -> Vec<Vec<u32>> {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (state >> 16) % 5
     };
-    (0..128).map(|_| (0..8).map(|_| token()).collect()).collect()
+    (0..128)
+        .map(|_| (0..8).map(|_| token()).collect())
+        .collect()
 }
 
 fn go_on(_: Progress<'_>) -> ControlFlow<()> {
@@ -52,7 +54,10 @@ fn scores(checkpoint: &Checkpoint, scratch: &Path) -> Vec<f32> {
     let model = (checkpoint.spec(), checkpoint.weights());
     let walk = Walk::new(&runtime, model, &Options::FP32, scratch);
     let texts = texts();
-    let mut hidden: Vec<_> = texts[..8].iter().map(|text| walk.embed(text).unwrap()).collect();
+    let mut hidden: Vec<_> = texts[..8]
+        .iter()
+        .map(|text| walk.embed(text).unwrap())
+        .collect();
     for index in 0..checkpoint.spec().layers.len() {
         walk.layer(index, &mut hidden).unwrap();
     }
@@ -93,7 +98,12 @@ fn every_family_folds_without_changing_its_answers() {
         let error = distance(&before, &after);
         assert!(error < 0.02, "{name}: {error}");
         assert!(report.matrices.iter().any(|matrix| matrix.fold.is_some()));
-        assert!(report.matrices.iter().all(|matrix| matrix.relative_error < 1e-3));
+        assert!(
+            report
+                .matrices
+                .iter()
+                .all(|matrix| matrix.relative_error < 1e-3)
+        );
     }
 }
 
@@ -131,7 +141,9 @@ fn codes_are_what_the_checkpoint_says() {
             let weights = made.tensor(&name).unwrap();
             let shape = made.weights().shape(&name).unwrap();
             let whole = Matrix::one(shape[1] as usize, Part::stored(name, shape[0] as usize));
-            let codes = quantized.codes(place, &whole, made.weights(), format).unwrap();
+            let codes = quantized
+                .codes(place, &whole, made.weights(), format)
+                .unwrap();
             let back = Grid::unpack(&codes, whole.columns, format).floats();
             assert!(back == *weights, "{method:?} {place:?}");
         }
@@ -168,7 +180,14 @@ fn a_stopped_run_goes_on_where_it_was() {
         (Step::Quantize, 1) => ControlFlow::Break(()),
         _ => ControlFlow::Continue(()),
     };
-    let error = quantize(&runtime(), &checkpoint, &texts(), &options, &work, &mut stop);
+    let error = quantize(
+        &runtime(),
+        &checkpoint,
+        &texts(),
+        &options,
+        &work,
+        &mut stop,
+    );
     assert!(matches!(error.unwrap_err(), ForgeError::Cancelled));
     assert!(!work.join("checkpoint").exists());
     let (again, report) = run(&checkpoint, &options, &work);
@@ -193,7 +212,14 @@ fn a_short_text_is_refused() {
     let few = &texts()[..3];
     let made = |method| {
         let options = options(method, CodeFormat::Int4);
-        quantize(&runtime(), &checkpoint, few, &options, &root.path().join("w"), &mut go_on)
+        quantize(
+            &runtime(),
+            &checkpoint,
+            few,
+            &options,
+            &root.path().join("w"),
+            &mut go_on,
+        )
     };
     assert_eq!(
         made(Method::Gptq).unwrap_err().to_string(),
@@ -208,10 +234,20 @@ fn what_costs_most_is_raised_first() {
     let checkpoint = imported(&root.path().join("a"), &toys::gated("llama", 2));
     let options = options(Method::Best, CodeFormat::Int4);
     let (quantized, _) = run(&checkpoint, &options, &root.path().join("w"));
-    let found =
-        sensitivities(&runtime(), &checkpoint, &quantized, &texts()[..16], &mut go_on).unwrap();
+    let found = sensitivities(
+        &runtime(),
+        &checkpoint,
+        &quantized,
+        &texts()[..16],
+        &mut go_on,
+    )
+    .unwrap();
     assert_eq!(found.len(), 8);
-    assert!(found.iter().all(|group| group.loss > 0.0 && group.bytes > 0));
+    assert!(
+        found
+            .iter()
+            .all(|group| group.loss > 0.0 && group.bytes > 0)
+    );
     let (all, allocation) = raise(&found, Budget::Bytes(u64::MAX));
     assert_eq!(all.len(), 10);
     let spec = checkpoint.spec();

@@ -12,6 +12,8 @@ mod awq;
 mod block;
 mod budget;
 mod driver;
+#[cfg(test)]
+mod driver_tests;
 mod gptq;
 mod grid;
 mod hessian;
@@ -25,8 +27,6 @@ mod quantized;
 mod refine;
 mod sensitivity;
 mod store;
-#[cfg(test)]
-mod driver_tests;
 #[cfg(test)]
 mod tests;
 mod tiles;
