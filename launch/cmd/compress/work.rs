@@ -166,7 +166,11 @@ fn sweep(dir: &Path) -> Result<()> {
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned();
-        let is_half = name.starts_with('.') || name.ends_with(".part") || name == "scratch";
+        let is_draft = name.starts_with('.')
+            && [".partial", ".old", ".graphs"]
+                .iter()
+                .any(|end| name.ends_with(end));
+        let is_half = is_draft || name.ends_with(".part") || name == "scratch";
         if !is_half {
             continue;
         }

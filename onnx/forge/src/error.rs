@@ -105,6 +105,9 @@ pub enum ForgeError {
     /// Two models cannot be compared.
     #[error("evaluation: {0}")]
     Evaluate(#[from] EvaluateError),
+    /// Something that cannot be taken from a model.
+    #[error("prune: {0}")]
+    Prune(#[from] PruneError),
     /// The engine could not run a graph of the model.
     #[error("{0}")]
     Engine(#[from] llmasos_engine::EngineError),

@@ -38,14 +38,14 @@ pub enum Step {
     Read,
     /// Building and writing the graph and its weights; `done` and `total` are bytes written.
     Convert,
-    /// Training a model; `done` and `total` are tokens.
-    Train,
-    /// Taking parts of a model away; `done` and `total` are layers.
-    Prune,
     /// Dividing articles into tokens; `done` and `total` are articles.
     Tokenize,
     /// Letting models read a text; `done` and `total` are sequences or layers.
     Evaluate,
+    /// Taking parts of a model away; `done` and `total` are layers.
+    Prune,
+    /// Training a model; `done` and `total` are tokens.
+    Train,
     /// Copying a file as it is; `done` and `total` are bytes.
     Copy,
     /// Finding codes for a model's matrices; `done` and `total` are layers.
@@ -69,6 +69,10 @@ impl Step {
             Step::Prune => "pruning",
             Step::Quantize => "quantizing",
             Step::Measure => "measuring",
+            Step::Quantize => "quantizing",
+            Step::Measure => "measuring",
+            Step::Prune => "pruning",
+            Step::Train => "training",
             Step::Copy => "copying",
             Step::Hash => "hashing",
         }

@@ -1,11 +1,17 @@
 //! How the matrices of a compressed model are stored: what a quantize step means for each of them.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use super::job::Tools;
 use super::kv::kv_int8;
+use super::quantize::{
+    Budget, QuantizeOptions, QuantizeReport, Quantized, quantize, raise, sensitivities,
+    stored_bytes,
+};
 use super::recipe::{Bits, KvBits, Method, QuantizeStep, word};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Constant, constants};
 use crate::decoder::{Coding, LayerPart, Options, Place, Storage};
 use crate::error::ForgeError;
 use crate::folder::Watch;
@@ -13,17 +19,32 @@ use crate::quantize::CodeFormat;
 
 /// `accuracy_level` of a graph with codes: 8-bit activations.
 const ACTIVATIONS_INT8: u8 = 4;
+/// Sequences on which the cost of each matrix is measured: it is the order that counts, not the digits.
+const SENSITIVITY_SEQUENCES: usize = 4;
+/// What a graph has beside matrices and vectors, in bytes, with room to spare.
+const GRAPH_BYTES: u64 = 1 << 20;
+/// Without a budget, 8 bits may take so much more, as a share of what 4 bits take.
+const MORE: f64 = 0.1;
 
 /// Tokens with which keys and values are measured: the largest value of a channel is found early.
 const KV_TOKENS: usize = 4096;
 
 /// A coding, and what the step that chose it says.
 pub struct Chosen {
-    coding: Box<dyn Coding>,
-    /// The model that the codes belong to, where choosing them changed it.
-    changed: Option<Checkpoint>,
+    coding: Stored,
+    /// The same model with what its keys and values need to be stored in 8 bits.
+    with_kv: Option<Checkpoint>,
     detail: Value,
-    is_dynamic: bool,
+}
+
+/// How it came about.
+enum Stored {
+    /// To the nearest, in passing.
+    Plain(Options),
+    /// Activations quantized as they come.
+    Fast,
+    /// Codes that were searched, and the model they belong to.
+    Searched(Box<Quantized>),
 }
 
 impl Chosen {
@@ -38,60 +59,58 @@ impl Chosen {
         watch: &mut Watch<'_>,
     ) -> Result<Chosen, ForgeError> {
         let detail = json!({ "weights": word(step.weights), "method": word(step.method) });
-        let plain = |layers, head, accuracy_level| {
-            let options = Options {
+        let blocks = Storage::Blocks(CodeFormat::Int8);
+        let plain = |layers, accuracy_level| {
+            Stored::Plain(Options {
                 layers,
-                head,
+                head: layers,
                 accuracy_level,
-            };
-            Box::new(options) as Box<dyn Coding>
+            })
         };
-        let blocks = Storage::Blocks;
-        let coding = match (step.weights, step.method) {
-            (Bits::Int4, Method::Rtn) => plain(
-                blocks(CodeFormat::Int4),
-                blocks(CodeFormat::Int8),
-                ACTIVATIONS_INT8,
+        let unknown = |expected: &str, found: String| {
+            Err(ForgeError::Recipe {
+                recipe: "compress",
+                field: "quantize.weights",
+                expected: expected.into(),
+                found,
+            })
+        };
+        let (coding, detail) = match step.weights {
+            Bits::Int4 => searched(step.method, input, tools, watch)?,
+            Bits::Mixed => mixed(step, input, tools, watch)?,
+            Bits::Int4Minima => (
+                Stored::Plain(Options {
+                    layers: Storage::Blocks(CodeFormat::Int4Minima),
+                    head: blocks,
+                    accuracy_level: ACTIVATIONS_INT8,
+                }),
+                detail,
             ),
-            (Bits::Int8, _) => plain(
-                blocks(CodeFormat::Int8),
-                blocks(CodeFormat::Int8),
-                ACTIVATIONS_INT8,
-            ),
-            (Bits::Int4Minima, _) => plain(
-                blocks(CodeFormat::Int4Minima),
-                blocks(CodeFormat::Int8),
-                ACTIVATIONS_INT8,
-            ),
-            (Bits::Fp32, _) => plain(Storage::Fp32, Storage::Fp32, 0),
-            (Bits::Int8Dynamic, _) => Box::new(FastPrompts),
-            (weights, method) => {
-                return Err(ForgeError::Recipe {
-                    recipe: "compress",
-                    field: "quantize.weights",
-                    expected:
-                        "int4 by rtn, int4-minima, int8, int8-dynamic or fp32 for a language model"
-                            .into(),
-                    found: format!("{} by {}", word(weights), word(method)),
-                });
+            Bits::Int8 => (plain(blocks, ACTIVATIONS_INT8), detail),
+            Bits::Fp32 => (plain(Storage::Fp32, 0), detail),
+            Bits::Int8Dynamic => (Stored::Fast, detail),
+            Bits::Fp16 | Bits::StaticInt8 => {
+                return unknown(
+                    "int4, int4-minima, mixed, int8, int8-dynamic or fp32 for a language model",
+                    word(step.weights),
+                );
             }
         };
         let mut chosen = Chosen {
             coding,
-            changed: None,
+            with_kv: None,
             detail,
-            is_dynamic: step.weights == Bits::Int8Dynamic,
         };
         if let Some(KvBits::Int8) = step.kv {
             // Last: scales that were moved between matrices change values.
-            let texts = beginning(tools.calibration, KV_TOKENS);
             let place = tools.kept.join("kv");
+            let texts = beginning(tools.calibration, KV_TOKENS);
             let model = chosen.checkpoint(input);
             let made = kv_int8(model, texts, tools.runtime, (&place, tools.scratch), watch)?;
             if let Some(fields) = chosen.detail.as_object_mut() {
                 fields.insert("kv".into(), json!("int8"));
             }
-            chosen.changed = Some(made);
+            chosen.with_kv = Some(made);
         }
         Ok(chosen)
     }
@@ -99,13 +118,21 @@ impl Chosen {
     /// How matrices are stored.
     #[must_use]
     pub fn coding(&self) -> &dyn Coding {
-        self.coding.as_ref()
+        match &self.coding {
+            Stored::Plain(options) => options,
+            Stored::Fast => &FastPrompts,
+            Stored::Searched(quantized) => quantized.as_ref(),
+        }
     }
 
     /// The model that is stored so: the one that was given, or one in which scales were moved from one matrix to another.
     #[must_use]
     pub fn checkpoint<'c>(&'c self, given: &'c Checkpoint) -> &'c Checkpoint {
-        self.changed.as_ref().unwrap_or(given)
+        match (&self.with_kv, &self.coding) {
+            (Some(made), _) => made,
+            (None, Stored::Searched(quantized)) => quantized.checkpoint(),
+            (None, Stored::Plain(_) | Stored::Fast) => given,
+        }
     }
 
     /// What the step says.
@@ -117,10 +144,113 @@ impl Chosen {
     /// Whether what is peculiar about it is in the portable graph only, so that this is the one to judge.
     #[must_use]
     pub fn is_dynamic(&self) -> bool {
-        self.is_dynamic
+        matches!(self.coding, Stored::Fast)
     }
 }
 
+fn options(method: Method) -> QuantizeOptions {
+    use super::quantize::Method as Way;
+    QuantizeOptions {
+        method: match method {
+            Method::Rtn => Way::Rtn,
+            Method::Importance => Way::Importance,
+            Method::Awq => Way::Awq,
+            Method::Gptq => Way::Gptq,
+            Method::Best => Way::Best,
+        },
+        ..QuantizeOptions::default()
+    }
+}
+
+/// 4 bits everywhere.
+fn searched(
+    method: Method,
+    input: &Checkpoint,
+    tools: &Tools<'_>,
+    watch: &mut Watch<'_>,
+) -> Result<(Stored, Value), ForgeError> {
+    let (found, report) = quantize(
+        tools.runtime,
+        input,
+        tools.calibration,
+        &options(method),
+        &tools.kept.join("int4"),
+        watch,
+    )?;
+    let detail = detail(
+        &report,
+        &json!({ "weights": "int4", "method": word(method) }),
+    );
+    Ok((Stored::Searched(Box::new(found)), detail))
+}
+
+/// 4 bits, then 8 where the measured loss says that they help most.
+fn mixed(
+    step: &QuantizeStep,
+    input: &Checkpoint,
+    tools: &Tools<'_>,
+    watch: &mut Watch<'_>,
+) -> Result<(Stored, Value), ForgeError> {
+    let mut options = options(step.method);
+    let (runtime, texts) = (tools.runtime, tools.calibration);
+    let base = tools.kept.join("int4");
+    let (found, _) = quantize(runtime, input, texts, &options, &base, watch)?;
+    let judged = &texts[..SENSITIVITY_SEQUENCES.min(texts.len())];
+    let found = sensitivities(runtime, input, &found, judged, watch)?;
+    let least = stored_bytes(input.spec(), &options) + other_bytes(input);
+    let more = match step.budget_bytes {
+        Some(budget) => budget.saturating_sub(least),
+        None => (least as f64 * MORE) as u64,
+    };
+    let (raised, allocation) = raise(&found, Budget::Bytes(more));
+    let names: BTreeMap<String, f64> = found
+        .iter()
+        .map(|group| {
+            (
+                format!("layers.{} {:?}", group.layer, group.parts),
+                group.loss,
+            )
+        })
+        .collect();
+    options.raised = raised;
+    let place = tools.kept.join("mixed");
+    let (quantized, report) = quantize(runtime, input, texts, &options, &place, watch)?;
+    let about = json!({
+        "weights": "mixed",
+        "method": word(step.method),
+        "raised": options.raised.len(),
+        "raised_bytes": allocation.bytes,
+        "loss_of_int4": names,
+    });
+    Ok((
+        Stored::Searched(Box::new(quantized)),
+        detail(&report, &about),
+    ))
+}
+
+/// Bytes of a graph that are no matrices.
+fn other_bytes(checkpoint: &Checkpoint) -> u64 {
+    let vectors = constants(checkpoint.spec());
+    let elements = vectors.iter().map(|(_, constant)| match constant {
+        Constant::Vector(vector) => vector.length() as u64,
+        Constant::Matrix(_) => 0,
+    });
+    4 * elements.sum::<u64>() + GRAPH_BYTES
+}
+
+/// What a quantizer says, with the choices that led to it.
+fn detail(report: &QuantizeReport, about: &Value) -> Value {
+    let mut all = about.clone();
+    let errors = report.matrices.iter().map(|matrix| matrix.relative_error);
+    let mean = errors.sum::<f64>() / report.matrices.len().max(1) as f64;
+    if let Some(fields) = all.as_object_mut() {
+        fields.insert("tokens".into(), json!(report.tokens));
+        fields.insert("resumed_layers".into(), json!(report.resumed_layers));
+        fields.insert("mean_error".into(), json!(mean));
+        fields.insert("matrices".into(), json!(report.matrices));
+    }
+    all
+}
 /// The first texts, as many as have about so many tokens.
 fn beginning(texts: &[Vec<u32>], tokens: usize) -> &[Vec<u32>] {
     let mut sum = 0;

@@ -15,8 +15,10 @@ use sha2::{Digest, Sha256};
 
 use super::coding::Chosen;
 use super::degrid;
-use super::recipe::{CompressStep, QuantizeStep};
+use super::prune::{self, PruneOptions, Refit};
+use super::recipe::{CompressStep, Pruned, QuantizeStep};
 use crate::checkpoint::Checkpoint;
+use crate::distil::{self, DistilData, DistilOptions};
 use crate::error::ForgeError;
 use crate::folder::{Description, Draft, ModelFolderSummary, Provenance, Watch, hash_file};
 use crate::language;
@@ -27,6 +29,11 @@ const REVISION: u32 = 1;
 const SOURCE_ENDINGS: [&str; 4] = ["safetensors", "json", "jinja", "model"];
 /// Digits of a key: enough to tell the steps of one work folder apart.
 const KEY_DIGITS: usize = 16;
+
+/// Steps of training between two states that a stopped run goes on from.
+const SAVE_EVERY: u32 = 50;
+/// One in so many training sequences is held out, to see whether the student still learns.
+const HELD_OUT_PART: usize = 16;
 
 /// What steps work with, besides the checkpoint.
 pub struct Tools<'a> {
@@ -80,15 +87,46 @@ pub fn change(
             let made = degrid(input, *seed, dir, watch)?;
             Ok((made, json!({ "seed": seed })))
         }
-        CompressStep::Prune(_) | CompressStep::Distil(_) | CompressStep::Quantize(_) => {
-            let _ = tools;
-            Err(ForgeError::Recipe {
-                recipe: "compress",
-                field: "steps",
-                expected: "a step that makes a checkpoint".into(),
-                found: step.word().into(),
-            })
+        CompressStep::Prune(step) => {
+            let options = PruneOptions {
+                what: match step.what {
+                    Pruned::Neurons(part) => prune::Pruned::neurons(part),
+                    Pruned::Heads(count) => prune::Pruned::groups(count),
+                    Pruned::Layers(count) => prune::Pruned::layers(count),
+                },
+                refit: step.refit.then(Refit::default),
+            };
+            let with = prune::Tools {
+                runtime: tools.runtime,
+                scratch: tools.scratch,
+            };
+            let (made, report) =
+                prune::prune(input, &options, tools.calibration, with, dir, watch)?;
+            Ok((made, said(&report)?))
         }
+        CompressStep::Distil(step) => {
+            let default = DistilOptions::default();
+            let (train, held_out) = held_out(tools.train);
+            let options = DistilOptions {
+                tokens: step.tokens,
+                hard: step.alpha as f32,
+                temperature: step.temperature as f32,
+                rate: step.learning_rate.map_or(default.rate, |rate| rate as f32),
+                seed: tools.seed,
+                save_every: SAVE_EVERY,
+                ..default
+            };
+            let models = (tools.original, input);
+            let data = DistilData { train, held_out };
+            let (made, report) = distil::run(models, data, &options, dir, tools.runtime, watch)?;
+            Ok((made, said(&report)?))
+        }
+        CompressStep::Quantize(_) => Err(ForgeError::Recipe {
+            recipe: "compress",
+            field: "steps",
+            expected: "a step that makes a checkpoint".into(),
+            found: step.word().into(),
+        }),
     }
 }
 
@@ -122,6 +160,22 @@ pub fn finish(
     };
     let summary = draft.publish(about, &what, watch)?;
     Ok((summary, chosen))
+}
+
+/// Sequences to train on, and those that are held out: the last ones.
+fn held_out(all: &[Vec<u32>]) -> (&[Vec<u32>], &[Vec<u32>]) {
+    let count = all.len().div_ceil(HELD_OUT_PART);
+    all.split_at(all.len().saturating_sub(count))
+}
+
+/// A step's own report as JSON.
+fn said(report: &impl serde::Serialize) -> Result<Value, ForgeError> {
+    serde_json::to_value(report).map_err(|error| ForgeError::Recipe {
+        recipe: "compress",
+        field: "report",
+        expected: "a JSON value".into(),
+        found: error.to_string(),
+    })
 }
 
 /// Parameters of a checkpoint.

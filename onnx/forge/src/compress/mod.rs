@@ -1,4 +1,9 @@
 //! Steps that make models smaller. Each reads a [`Checkpoint`](crate::Checkpoint) and writes the next, or a model folder.
+//!
+//! ```text
+//!   recipe ─► job ─┬─ change: degrid, prune, distil ─► checkpoint ─► …
+//!                  └─ finish: quantize (coding), kv ─► model folder ─► report
+//! ```
 
 mod coding;
 pub mod degrid;
