@@ -96,9 +96,6 @@ pub enum ForgeError {
     /// A graph that cannot be quantized so.
     #[error("int8: {0}")]
     Static(#[from] StaticError),
-    /// Something that cannot be taken from a model.
-    #[error("prune: {0}")]
-    Prune(#[from] PruneError),
     /// A text cannot be read, or is too short.
     #[error(transparent)]
     Corpus(#[from] CorpusError),

@@ -69,10 +69,6 @@ impl Step {
             Step::Prune => "pruning",
             Step::Quantize => "quantizing",
             Step::Measure => "measuring",
-            Step::Quantize => "quantizing",
-            Step::Measure => "measuring",
-            Step::Prune => "pruning",
-            Step::Train => "training",
             Step::Copy => "copying",
             Step::Hash => "hashing",
         }
