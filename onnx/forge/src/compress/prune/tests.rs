@@ -696,7 +696,7 @@ fn what_cannot_be_done_is_named() {
         assert!(message.contains(expected), "{message}");
         assert!(!bench.root.path().join("made").exists());
     }
-    let unknown = [vec![9_u32; 8]].repeat(40);
+    let unknown = vec![vec![9_u32; 8]; 40];
     let message = bench
         .prune("made", ACTIVATION, None, &unknown)
         .unwrap_err()
