@@ -1,7 +1,8 @@
 //! Takes parts of a model away: neurons, heads, layers, single weights.
 //!
 //! Only whole parts make a model faster on a CPU: matrices get smaller. Which parts go is decided by what they do on a calibration text,
-//! because sizes of weights say little (of SmolLM2's neurons, the 12.5 % with the smallest weights carry nearly everything). What is left is fitted
+//! because sizes of weights say little: without the
+//! neurons of the smallest weights gated models fall apart. What is left is fitted
 //! to what the whole did, layer by layer, each with the states that the layers before it, already pruned, give it.
 //!
 //! ```text
