@@ -33,7 +33,8 @@ struct Candidate {
 /// inputs of importance 0 count a little.
 ///
 /// # Errors
-/// [`QuantizeError::Columns`], [`QuantizeError::NotFinite`], or [`QuantizeError::Length`] of the importance.
+/// [`QuantizeError::Columns`], [`QuantizeError::Format`], [`QuantizeError::NotFinite`], or [`QuantizeError::Length`] of the
+/// importance.
 pub fn importance(
     weights: &[f32],
     importance: &[f32],
@@ -41,6 +42,7 @@ pub fn importance(
 ) -> Result<Grid, QuantizeError> {
     let columns = importance.len();
     super::check(weights, columns)?;
+    super::check_format(format)?;
     let mean = importance.iter().sum::<f32>() / columns as f32;
     // Half of the weight of nothing, and of everything the same if nothing counts.
     let floor = if mean > 0.0 { mean * 1e-4 } else { 1.0 };

@@ -31,7 +31,7 @@ mod store;
 mod tests;
 mod tiles;
 
-use crate::quantize::BLOCK;
+use crate::quantize::{BLOCK, CodeFormat};
 
 pub use awq::{Channels, Fold, fold};
 pub use budget::{Allocation, Budget, Choice, allocate};
@@ -56,6 +56,12 @@ pub enum QuantizeError {
     Columns {
         /// Columns found.
         found: usize,
+    },
+    /// A format that the quantizers of this module do not fit.
+    #[error("format {found:?}: expected Int4, Int4Symmetric or Int8")]
+    Format {
+        /// The format.
+        found: CodeFormat,
     },
     /// A weight that is infinite or not a number.
     #[error("weight {column} of row {row} is {value}, expected a finite number")]
@@ -124,6 +130,14 @@ fn check(weights: &[f32], columns: usize) -> Result<(), QuantizeError> {
             column: at % columns,
             value: weights[at],
         }),
+    }
+}
+
+/// Minima that are no multiples of a step are fitted by the block quantizer alone.
+fn check_format(format: CodeFormat) -> Result<(), QuantizeError> {
+    match format {
+        CodeFormat::Int4Symmetric | CodeFormat::Int4 | CodeFormat::Int8 => Ok(()),
+        CodeFormat::Int4Minima => Err(QuantizeError::Format { found: format }),
     }
 }
 

@@ -8,13 +8,14 @@ use crate::quantize::{BLOCK, CodeFormat};
 /// Rounds every weight of f32 `[rows, columns]` to the nearest point of its block's grid.
 ///
 /// # Errors
-/// [`QuantizeError::Columns`] or [`QuantizeError::NotFinite`].
+/// [`QuantizeError::Columns`], [`QuantizeError::Format`] or [`QuantizeError::NotFinite`].
 pub fn round_to_nearest(
     weights: &[f32],
     columns: usize,
     format: CodeFormat,
 ) -> Result<Grid, QuantizeError> {
     super::check(weights, columns)?;
+    super::check_format(format)?;
     let mut grid = Grid::zeros(weights.len() / columns, columns, format);
     let tiles = weights.chunks(TILE_ROWS * columns);
     map(

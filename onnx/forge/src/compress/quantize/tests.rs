@@ -290,6 +290,15 @@ fn what_cannot_be_quantized_is_named() {
         message(importance(&weights[..40], &[1.0; 32], CodeFormat::Int4)),
         "weights: expected 32, found 40"
     );
+    for result in [
+        round_to_nearest(&weights, 32, CodeFormat::Int4Minima),
+        importance(&weights, &[1.0; 32], CodeFormat::Int4Minima),
+    ] {
+        assert_eq!(
+            message(result),
+            "format Int4Minima: expected Int4, Int4Symmetric or Int8"
+        );
+    }
     weights[33] = f32::NAN;
     assert_eq!(
         message(importance(&weights, &[1.0; 32], CodeFormat::Int4)),
