@@ -1,3 +1,5 @@
+//! Checkpoints: what is written is read again, steps change what they name, and damage is named.
+
 use std::ops::ControlFlow;
 
 use serde_json::json;

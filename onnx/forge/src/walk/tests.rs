@@ -1,3 +1,5 @@
+//! Walks against the whole graph, Gram matrices against sums by definition.
+
 use std::ops::ControlFlow;
 
 use llmasos_engine::{BUILT_LIBRARY, Isa, RuntimeOptions, Spin};

@@ -1,3 +1,5 @@
+//! Pruning on toy models, against naive computations.
+
 use std::ops::ControlFlow;
 
 use super::normal::{Normal, Products, Rows};
