@@ -106,7 +106,7 @@ impl Given {
         let made = import_checkpoint(&path, &name, license, dir, &mut watch);
         // Only space: what is left goes with the scratch folder.
         let _ = std::fs::remove_dir_all(scratch.join("unpacked"));
-        Ok(made.with_context(|| format!("{name} cannot be read"))?)
+        made.with_context(|| format!("{name} cannot be read"))
     }
 
     /// Bytes that its checkpoint will have, as far as can be told before it is there.

@@ -246,7 +246,7 @@ fn every_attack_has_its_name() {
 #[test]
 fn numbers_are_counted_before_anything_is_allocated() {
     // Empty nodes: two bytes each.
-    let mut graph = vec![0x0a, 0x00].repeat(MAX_NODES + 1);
+    let mut graph = [0x0a, 0x00].repeat(MAX_NODES + 1);
     let mut model = vec![0x3a];
     prost::encoding::encode_varint(graph.len() as u64, &mut model);
     model.append(&mut graph);

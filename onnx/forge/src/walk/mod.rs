@@ -115,6 +115,9 @@ pub struct Inputs<'a> {
 /// Hears the scores of a position.
 pub type Hear<'h> = &'h mut dyn FnMut(usize, &[f32]) -> Result<(), ForgeError>;
 
+/// Hears the keys and values of a text.
+pub type HearCache<'h> = &'h mut dyn FnMut(&[f32], &[f32]) -> Result<(), ForgeError>;
+
 /// Hears of a text, its rows, the inputs of a layer's matrices, and the hidden states behind it.
 type Seen<'h> = &'h mut dyn FnMut(usize, usize, [&[f32]; 4], &[f32]) -> Result<(), ForgeError>;
 
@@ -246,7 +249,7 @@ impl<'a> Walk<'a> {
         &self,
         index: usize,
         hidden: &mut [Vec<f32>],
-        hear: &mut dyn FnMut(&[f32], &[f32]) -> Result<(), ForgeError>,
+        hear: HearCache<'_>,
     ) -> Result<(), ForgeError> {
         self.run(
             index,

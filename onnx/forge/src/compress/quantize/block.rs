@@ -257,8 +257,8 @@ mod tests {
             }
         }
         let inverse = invert(&square).unwrap();
-        for i in 0..BLOCK {
-            let row = times(&square[i], &inverse);
+        for (i, row) in square.iter().enumerate() {
+            let row = times(row, &inverse);
             for (j, value) in row.iter().enumerate() {
                 let expected = if i == j { 1.0 } else { 0.0 };
                 assert!((value - expected).abs() < 1e-4, "{i} {j}: {value}");
