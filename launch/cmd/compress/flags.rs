@@ -74,12 +74,8 @@ enum BitsWord {
     Mixed,
     /// 8 bits, activations quantized as they come: fastest prompts on plain ONNX Runtime
     Int8Dynamic,
-    /// 16-bit floats
-    Fp16,
     /// 32-bit floats
     Fp32,
-    /// 8 bits for weights and activations, calibrated: detectors and encoders
-    StaticInt8,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -110,9 +106,7 @@ impl From<BitsWord> for Bits {
             BitsWord::Int8 => Bits::Int8,
             BitsWord::Mixed => Bits::Mixed,
             BitsWord::Int8Dynamic => Bits::Int8Dynamic,
-            BitsWord::Fp16 => Bits::Fp16,
             BitsWord::Fp32 => Bits::Fp32,
-            BitsWord::StaticInt8 => Bits::StaticInt8,
         }
     }
 }

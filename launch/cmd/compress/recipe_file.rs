@@ -38,9 +38,7 @@ pub(super) const BITS: &[(&str, Bits)] = &[
     ("int8", Bits::Int8),
     ("mixed", Bits::Mixed),
     ("int8-dynamic", Bits::Int8Dynamic),
-    ("fp16", Bits::Fp16),
     ("fp32", Bits::Fp32),
-    ("static-int8", Bits::StaticInt8),
 ];
 pub(super) const METHODS: &[(&str, Method)] = &[
     ("rtn", Method::Rtn),
