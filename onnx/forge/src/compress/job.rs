@@ -163,13 +163,13 @@ pub fn finish(
 }
 
 /// Sequences to train on, and those that are held out: the last ones.
-fn held_out(all: &[Vec<u32>]) -> (&[Vec<u32>], &[Vec<u32>]) {
+pub(super) fn held_out(all: &[Vec<u32>]) -> (&[Vec<u32>], &[Vec<u32>]) {
     let count = all.len().div_ceil(HELD_OUT_PART);
     all.split_at(all.len().saturating_sub(count))
 }
 
 /// A step's own report as JSON.
-fn said(report: &impl serde::Serialize) -> Result<Value, ForgeError> {
+pub(super) fn said(report: &impl serde::Serialize) -> Result<Value, ForgeError> {
     serde_json::to_value(report).map_err(|error| ForgeError::Recipe {
         recipe: "compress",
         field: "report",

@@ -29,8 +29,8 @@ use serde::{Deserialize, Serialize};
 
 pub use coding::{Coding, LayerPart, Options, Place, Storage};
 pub use fused::{fused, fused_is_possible};
-pub(crate) use pieces::widths as pieces_widths;
 pub use pieces::{Look, head, layer};
+pub(crate) use pieces::{STREAM, widths as pieces_widths};
 pub use portable::portable;
 pub use spec::{Activation, DecoderSpec, LayerSpec, Linear, Norm, NormKind, Rotary};
 

@@ -6,6 +6,10 @@
 //!             inputs of its matrices: as they are     qkv|output|up|down.input f32[1,S,K]
 //!                                     or their Gram   qkv|output|up|down.gram  f32[1,K,K] = Σ_s x_s·x_sᵀ
 //!             or what attention keeps                 present.l.key|value f32[1,kv_heads,S,head_dim]
+//!             or the stream between its matrices      qkv|middle|up.stream f32[1,S,D]
+//!             or Gram matrices, and what is missing to another stream t, which is fed as qkv|middle|up|after.toward f32[1,S,D]:
+//!                                                     qkv|up.cross      f32[1,D,D] = Σ_s (t_s − x_s)·x_sᵀ
+//!                                                     output|down.cross f32[1,D,K] = Σ_s (t_s − stream behind it)·x_sᵀ
 //!   head      hidden_in f32[1,S,D] ─► logits f32[1,S,V], the final norm before
 //! ```
 
@@ -27,7 +31,14 @@ pub enum Look {
     Gram,
     /// Not them, but the keys (rotated) and values that attention keeps.
     Cache,
+    /// The stream at three places: what query, key and value read, what is behind attention, and what gate and up read.
+    Stream,
+    /// As [`Look::Gram`], and what is missing to another stream that is fed.
+    Toward,
 }
+
+/// Places of [`Look::Stream`], in the order of computation; what is behind the layer is its output.
+pub(crate) const STREAM: [&str; 3] = ["qkv", "middle", "up"];
 
 /// Names of the four different inputs, in the order of computation; gate and up read the same.
 const INPUTS: [&str; 4] = ["qkv", "output", "up", "down"];
@@ -64,6 +75,12 @@ pub fn layer<'a>(
     graph.node(Node::new("Add", &[&sum, &delta], &["hidden_out"]));
     let stream = [Dim::Fixed(1), Dim::Named("sequence"), hidden(spec)];
     graph.output("hidden_out", DataType::Float, &stream);
+    let places = [normed.as_str(), &sum, &between, "hidden_out"];
+    match look {
+        Look::Stream => streams(&mut builder, &places[..3]),
+        Look::Toward => missing(&mut builder, places, index, layer),
+        Look::Away | Look::Inputs | Look::Gram | Look::Cache => {}
+    }
     let seen = [
         normed,
         heads_value(index),
@@ -144,18 +161,57 @@ fn inputs(builder: &mut Builder<'_, '_>, index: usize) {
     }
 }
 
+/// Gives the stream at some places out.
+fn streams(builder: &mut Builder<'_, '_>, places: &[&str]) {
+    let stream = [Dim::Fixed(1), Dim::Named("sequence"), hidden(builder.spec)];
+    let graph = &mut builder.stock.graph;
+    for (name, value) in STREAM.iter().zip(places) {
+        let output = format!("{name}.stream");
+        graph.output(&output, DataType::Float, &stream);
+        graph.node(Node::new("Identity", &[value], &[&output]));
+    }
+}
+
+/// Takes another stream at the four places, and gives out what is missing to it, times what the matrices read.
+fn missing(builder: &mut Builder<'_, '_>, places: [&str; 4], index: usize, layer: &LayerSpec) {
+    let spec = builder.spec;
+    let stream = [Dim::Fixed(1), Dim::Named("sequence"), hidden(spec)];
+    let (heads, inner) = (heads_value(index), inner_value(index, layer));
+    let read = [places[0], &heads, places[2], &inner];
+    let graph = &mut builder.stock.graph;
+    graph.input(
+        "share",
+        DataType::Float,
+        &[stream[0], stream[1], Dim::Fixed(1)],
+    );
+    let fed = STREAM.iter().chain(&["after"]);
+    let pairs = fed.zip(places).zip(INPUTS.iter().zip(read));
+    for (((fed, place), (name, read)), width) in pairs.zip(widths(spec, layer)) {
+        let (toward, missing) = (format!("{fed}.toward"), format!("{name}.missing"));
+        let difference = format!("{name}.difference");
+        let cross = format!("{name}.cross");
+        graph.input(&toward, DataType::Float, &stream);
+        graph.node(Node::new("Sub", &[&toward, place], &[&difference]));
+        graph.node(Node::new("Mul", &[&difference, "share"], &[&missing]));
+        let shape = [Dim::Fixed(1), hidden(spec), Dim::Fixed(width as i64)];
+        graph.output(&cross, DataType::Float, &shape);
+        let node = Node::microsoft("FusedMatMul", &[&missing, read], &[&cross]);
+        graph.node(node.int("transA", 1).int("transB", 0));
+    }
+}
+
 fn show(builder: &mut Builder<'_, '_>, look: Look, (name, value): (&str, &str), width: usize) {
     let graph = &mut builder.stock.graph;
     let width = Dim::Fixed(width as i64);
     match look {
-        Look::Away | Look::Cache => {}
+        Look::Away | Look::Cache | Look::Stream => {}
         Look::Inputs => {
             let output = format!("{name}.input");
             let shape = [Dim::Fixed(1), Dim::Named("sequence"), width];
             graph.output(&output, DataType::Float, &shape);
             graph.node(Node::new("Identity", &[value], &[&output]));
         }
-        Look::Gram => {
+        Look::Gram | Look::Toward => {
             let output = format!("{name}.gram");
             graph.output(&output, DataType::Float, &[Dim::Fixed(1), width, width]);
             let node = Node::microsoft("FusedMatMul", &[value, value], &[&output]);

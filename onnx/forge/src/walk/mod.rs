@@ -20,7 +20,7 @@ use llmasos_engine::session::{
     Dim, Feed, Kind, Session, SessionSpec, TensorSpec as Wanted, Threads,
 };
 
-use crate::decoder::{self, Coding, DecoderSpec, LayerPart, Look, pieces_widths};
+use crate::decoder::{self, Coding, DecoderSpec, LayerPart, Look, STREAM, pieces_widths};
 use crate::error::ForgeError;
 use crate::graph::Graph;
 use crate::weights::Weights;
@@ -52,10 +52,14 @@ impl Gram {
     }
 
     fn add(&mut self, products: &[f32], rows: usize) {
-        for (sum, product) in self.sum.iter_mut().zip(products) {
-            *sum += f64::from(*product);
-        }
+        add(&mut self.sum, products);
         self.rows += rows as u64;
+    }
+}
+
+fn add(sums: &mut [f64], products: &[f32]) {
+    for (sum, product) in sums.iter_mut().zip(products) {
+        *sum += f64::from(*product);
     }
 }
 
@@ -112,6 +116,59 @@ pub struct Inputs<'a> {
     pub after: &'a [f32],
 }
 
+/// The stream of one text in a layer; each `[tokens, hidden]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stream {
+    /// What query, key and value read.
+    pub qkv: Vec<f32>,
+    /// Behind attention.
+    pub middle: Vec<f32>,
+    /// What gate and up read.
+    pub up: Vec<f32>,
+    /// Behind the layer.
+    pub after: Vec<f32>,
+}
+
+impl Stream {
+    /// How much each token counts: 1, but for the few whose states are many times larger than others' (the first of a text, often),
+    /// which would decide alone.
+    fn shares(&self, hidden: usize) -> Vec<f32> {
+        let squares: Vec<f32> = (self
+            .after
+            .chunks_exact(hidden)
+            .zip(self.middle.chunks_exact(hidden)))
+        .map(|(a, b)| {
+            let square = |state: &[f32]| state.iter().map(|value| value * value).sum::<f32>();
+            square(a).max(square(b))
+        })
+        .collect();
+        let mut sorted = squares.clone();
+        sorted.sort_by(f32::total_cmp);
+        let most = sorted[sorted.len() / 2] * 9.0;
+        squares
+            .iter()
+            .map(|square| (most / square.max(f32::MIN_POSITIVE)).min(1.0))
+            .collect()
+    }
+
+    fn places(&self) -> [&[f32]; 4] {
+        [&self.qkv, &self.middle, &self.up, &self.after]
+    }
+}
+
+/// Sums over tokens of what is missing to another stream, times what a matrix reads.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Missing {
+    /// `[hidden, hidden]`: what the input of query, key and value is short of.
+    pub qkv: Vec<f64>,
+    /// `[hidden, inputs]`: what the stream is short of behind attention.
+    pub output: Vec<f64>,
+    /// `[hidden, hidden]`: what the input of gate and up is short of.
+    pub up: Vec<f64>,
+    /// `[hidden, inputs]`: what the stream is short of behind the layer.
+    pub down: Vec<f64>,
+}
+
 /// Hears the scores of a position.
 pub type Hear<'h> = &'h mut dyn FnMut(usize, &[f32]) -> Result<(), ForgeError>;
 
@@ -119,7 +176,7 @@ pub type Hear<'h> = &'h mut dyn FnMut(usize, &[f32]) -> Result<(), ForgeError>;
 pub type HearCache<'h> = &'h mut dyn FnMut(&[f32], &[f32]) -> Result<(), ForgeError>;
 
 /// Hears of a text, its rows, the inputs of a layer's matrices, and the hidden states behind it.
-type Seen<'h> = &'h mut dyn FnMut(usize, usize, [&[f32]; 4], &[f32]) -> Result<(), ForgeError>;
+type Seen<'h> = &'h mut dyn FnMut(usize, usize, &[&[f32]], &[f32]) -> Result<(), ForgeError>;
 
 /// A model to walk through.
 pub struct Walk<'a> {
@@ -201,14 +258,98 @@ impl<'a> Walk<'a> {
     pub fn layer_grams(&self, index: usize, hidden: &mut [Vec<f32>]) -> Result<Grams, ForgeError> {
         let mut grams = Grams::new(pieces_widths(self.spec, &self.spec.layers[index]));
         self.run(index, Look::Gram, hidden, &mut |_, rows, seen, _| {
-            let [qkv, output, up, down] = seen;
-            grams.qkv.add(qkv, rows);
-            grams.output.add(output, rows);
-            grams.up.add(up, rows);
-            grams.down.add(down, rows);
+            let products = [
+                &mut grams.qkv,
+                &mut grams.output,
+                &mut grams.up,
+                &mut grams.down,
+            ];
+            for (gram, product) in products.into_iter().zip(seen) {
+                gram.add(product, rows);
+            }
             Ok(())
         })?;
         Ok(grams)
+    }
+
+    /// The same, and returns the stream of each text between the layer's matrices.
+    ///
+    /// # Errors
+    /// As [`Walk::layer`].
+    pub fn layer_streams(
+        &self,
+        index: usize,
+        hidden: &mut [Vec<f32>],
+    ) -> Result<Vec<Stream>, ForgeError> {
+        let mut streams = Vec::with_capacity(hidden.len());
+        self.run(index, Look::Stream, hidden, &mut |_, _, seen, after| {
+            let [qkv, middle, up] = [0, 1, 2].map(|at| seen[at].to_vec());
+            let after = after.to_vec();
+            streams.push(Stream {
+                qkv,
+                middle,
+                up,
+                after,
+            });
+            Ok(())
+        })?;
+        Ok(streams)
+    }
+
+    /// As [`Walk::layer_grams`], and what is missing to the streams of the same texts through another model.
+    ///
+    /// # Errors
+    /// As [`Walk::layer`], and [`ForgeError::Walk`] for streams that are not those of these texts.
+    pub fn layer_toward(
+        &self,
+        index: usize,
+        hidden: &mut [Vec<f32>],
+        streams: &[Stream],
+    ) -> Result<(Grams, Missing), ForgeError> {
+        let lengths = |of: &mut dyn Iterator<Item = usize>| of.collect::<Vec<_>>();
+        let expected = lengths(&mut hidden.iter().map(Vec::len));
+        let found = lengths(&mut streams.iter().map(|stream| stream.after.len()));
+        if expected != found {
+            let found = found.iter().sum();
+            return Err(wrong(
+                "elements of other streams",
+                format!("{}", expected.iter().sum::<usize>()),
+                found,
+            ));
+        }
+        let widths = pieces_widths(self.spec, &self.spec.layers[index]);
+        let mut grams = Grams::new(widths);
+        let mut sums = widths.map(|width| vec![0.0_f64; self.spec.hidden * width]);
+        self.pass(
+            index,
+            (Look::Toward, streams),
+            hidden,
+            &mut |_, rows, seen, _| {
+                let products = [
+                    &mut grams.qkv,
+                    &mut grams.output,
+                    &mut grams.up,
+                    &mut grams.down,
+                ];
+                for (gram, product) in products.into_iter().zip(seen) {
+                    gram.add(product, rows);
+                }
+                for (sum, product) in sums.iter_mut().zip(&seen[4..]) {
+                    add(sum, product);
+                }
+                Ok(())
+            },
+        )?;
+        let [qkv, output, up, down] = sums;
+        Ok((
+            grams,
+            Missing {
+                qkv,
+                output,
+                up,
+                down,
+            },
+        ))
     }
 
     /// The same, and shows for each text what the layer's matrices read.
@@ -226,14 +367,13 @@ impl<'a> Walk<'a> {
             Look::Inputs,
             hidden,
             &mut |text, rows, seen, after| {
-                let [qkv, output, up, down] = seen;
                 hear(Inputs {
                     text,
                     rows,
-                    qkv,
-                    output,
-                    up,
-                    down,
+                    qkv: seen[0],
+                    output: seen[1],
+                    up: seen[2],
+                    down: seen[3],
                     after,
                 })
             },
@@ -251,12 +391,9 @@ impl<'a> Walk<'a> {
         hidden: &mut [Vec<f32>],
         hear: HearCache<'_>,
     ) -> Result<(), ForgeError> {
-        self.run(
-            index,
-            Look::Cache,
-            hidden,
-            &mut |_, _, [keys, values, ..], _| hear(keys, values),
-        )
+        self.run(index, Look::Cache, hidden, &mut |_, _, seen, _| {
+            hear(seen[0], seen[1])
+        })
     }
 
     /// Opens the final norm and the output head.
@@ -285,13 +422,34 @@ impl<'a> Walk<'a> {
         hidden: &mut [Vec<f32>],
         hear: Seen<'_>,
     ) -> Result<(), ForgeError> {
+        self.pass(index, (look, &[]), hidden, hear)
+    }
+
+    /// Streams are fed to [`Look::Toward`], one for each text.
+    fn pass(
+        &self,
+        index: usize,
+        (look, streams): (Look, &[Stream]),
+        hidden: &mut [Vec<f32>],
+        hear: Seen<'_>,
+    ) -> Result<(), ForgeError> {
         let graph = decoder::layer(self.weights, self.spec, index, self.coding, look)?;
         let any = [Dim::Any, Dim::Any, Dim::Any];
-        let inputs = [
+        let mut inputs = vec![
             Wanted::new("hidden_in", Kind::F32, &any),
             Wanted::new("seqlens_k", Kind::I32, &any[..1]),
             Wanted::new("total_sequence_length", Kind::I32, &[]),
         ];
+        let toward: Vec<String> = match look {
+            Look::Toward => STREAM
+                .iter()
+                .chain(&["after"])
+                .map(|place| format!("{place}.toward"))
+                .chain(["share".to_string()])
+                .collect(),
+            _ => Vec::new(),
+        };
+        inputs.extend(toward.iter().map(|name| Wanted::new(name, Kind::F32, &any)));
         let mut session = self.open(
             graph,
             &inputs,
@@ -303,6 +461,8 @@ impl<'a> Walk<'a> {
             Look::Away => Vec::new(),
             Look::Inputs => inputs("input").to_vec(),
             Look::Gram => inputs("gram").to_vec(),
+            Look::Toward => [inputs("gram"), inputs("cross")].concat(),
+            Look::Stream => STREAM.map(|place| format!("{place}.stream")).to_vec(),
             Look::Cache => ["key", "value"]
                 .map(|kind| format!("present.{index}.{kind}"))
                 .to_vec(),
@@ -311,18 +471,28 @@ impl<'a> Walk<'a> {
             let rows = states.len() / self.spec.hidden;
             let (last, total) = ([rows as i32 - 1], [rows as i32]);
             let dims = [1, rows, self.spec.hidden];
-            let outputs = session.run(&[
+            let mut feeds = vec![
                 Feed::f32("hidden_in", &dims, states),
                 Feed::i32("seqlens_k", &[1], &last),
                 Feed::i32("total_sequence_length", &[], &total),
-            ])?;
+            ];
+            let shares = streams
+                .get(text)
+                .map(|stream| stream.shares(self.spec.hidden))
+                .unwrap_or_default();
+            let share_dims = [1, rows, 1];
+            if let [names @ .., share] = toward.as_slice() {
+                for (name, place) in names.iter().zip(streams[text].places()) {
+                    feeds.push(Feed::f32(name, &dims, place));
+                }
+                feeds.push(Feed::f32(share, &share_dims, &shares));
+            }
+            let outputs = session.run(&feeds)?;
             let after = outputs.f32("hidden_out")?.data;
             if look != Look::Away {
-                let mut seen: [&[f32]; 4] = [&[]; 4];
-                for (seen, name) in seen.iter_mut().zip(&names) {
-                    *seen = outputs.f32(name)?.data;
-                }
-                hear(text, rows, seen, after)?;
+                let seen = names.iter().map(|name| Ok(outputs.f32(name)?.data));
+                let seen = seen.collect::<Result<Vec<&[f32]>, ForgeError>>()?;
+                hear(text, rows, &seen, after)?;
             }
             let after = after.to_vec();
             drop(outputs);

@@ -157,6 +157,78 @@ fn grams_are_the_sums_of_the_inputs() {
 }
 
 #[test]
+fn what_is_missing_to_another_stream_is_the_sum_of_its_products() {
+    let root = tempfile::tempdir().unwrap();
+    let checkpoint = imported(&root.path().join("a"), &toys::gated("llama", 1));
+    let spec = checkpoint.spec();
+    let runtime = runtime();
+    let model = (spec, checkpoint.weights());
+    let walk = Walk::new(&runtime, model, &Options::FP32, root.path());
+    let start = vec![walk.embed(&TEXT).unwrap(), walk.embed(&TEXT[..3]).unwrap()];
+    // Another stream: the same texts, a little off.
+    let mut other = start.clone();
+    let shift = |(at, value): (usize, &mut f32)| *value += 0.01 * (at % 7) as f32;
+    other.iter_mut().flatten().enumerate().for_each(shift);
+    let streams = walk.layer_streams(0, &mut other).unwrap();
+    let own = walk.layer_streams(0, &mut start.clone()).unwrap();
+    assert_eq!(streams[1].after, other[1]);
+    let widths = pieces_widths(spec, &spec.layers[0]);
+    let mut naive = widths.map(|width| vec![0.0_f64; spec.hidden * width]);
+    let hear = &mut |inputs: Inputs<'_>| {
+        let (own, stream) = (&own[inputs.text], &streams[inputs.text]);
+        let read = [inputs.qkv, inputs.output, inputs.up, inputs.down];
+        let shares = stream.shares(spec.hidden);
+        for (at, (read, width)) in read.into_iter().zip(widths).enumerate() {
+            let (toward, from) = (stream.places()[at], own.places()[at]);
+            for token in 0..inputs.rows {
+                for row in 0..spec.hidden {
+                    let place = token * spec.hidden + row;
+                    let missing = f64::from(toward[place] - from[place]) * f64::from(shares[token]);
+                    for column in 0..width {
+                        let value = f64::from(read[token * width + column]);
+                        naive[at][row * width + column] += missing * value;
+                    }
+                }
+            }
+        }
+        Ok(())
+    };
+    walk.layer_inputs(0, &mut start.clone(), hear).unwrap();
+    let (grams, missing) = walk.layer_toward(0, &mut start.clone(), &streams).unwrap();
+    assert_eq!(grams, walk.layer_grams(0, &mut start.clone()).unwrap());
+    let found = [&missing.qkv, &missing.output, &missing.up, &missing.down];
+    for (found, expected) in found.into_iter().zip(&naive) {
+        let scale = expected
+            .iter()
+            .fold(0.0_f64, |most, sum| most.max(sum.abs()));
+        assert!(scale > 0.0);
+        let close = |(a, b): (&f64, &f64)| (a - b).abs() <= 1e-4 * scale;
+        assert!(found.iter().zip(expected).all(close));
+    }
+    let error = walk
+        .layer_toward(0, &mut start.clone(), &streams[..1])
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("elements of other streams"),
+        "{error}"
+    );
+}
+
+#[test]
+fn tokens_far_larger_than_others_hardly_count() {
+    let after = vec![1000.0, 0.0, 1.0, 1.0, 2.0, 0.0, 1.0, -1.0];
+    let stream = Stream {
+        qkv: Vec::new(),
+        middle: vec![0.0; 8],
+        up: Vec::new(),
+        after,
+    };
+    let shares = stream.shares(2);
+    assert_eq!(shares[1..], [1.0; 3]);
+    assert!(shares[0] < 1e-3, "{}", shares[0]);
+}
+
+#[test]
 fn leaving_the_grid_changes_nothing_but_weights() {
     let root = tempfile::tempdir().unwrap();
     for (name, toy) in [("llama", toys::gated("llama", 2)), ("gpt2", toys::gpt2(""))] {

@@ -4,9 +4,9 @@
 //! the layers that were quantized before it, so that errors do not add up unseen. Every finished layer is on the disk.
 //!
 //! ```text
-//!   for each layer:   hidden states of all texts ─► Gram matrices ─► fold ─► codes of every matrix ─► WORK/layer.NNNN
-//!                                 ▲                                                     │
-//!                                 └────────── through the layer as quantized ◄──────────┘
+//!   for each layer:   hidden states of all texts ─► Gram matrices ─► correct ─► fold ─► codes of every matrix ─► WORK/layer.NNNN
+//!                                 ▲                                                              │
+//!                                 └─────────────── through the layer as quantized ◄──────────────┘
 //!   in the end:       WORK/checkpoint (weights that the codes stand for, folded norms) and a Coding that has the codes
 //! ```
 
@@ -22,6 +22,7 @@ use super::layer::{Layer, shape};
 use super::overlay::Overlay;
 use super::quantized::{Quantized, assemble, restored};
 use super::store::{LayerCodes, Store};
+use super::toward::correct;
 use super::{
     Fold, Grid, Hessian, MIN_TOKENS, MatrixReport, Method, QuantizeError, QuantizeOptions,
     QuantizeReport, fold, gptq, importance, refine, round_to_nearest,
@@ -31,7 +32,7 @@ use crate::decoder::{LayerPart, Options};
 use crate::error::ForgeError;
 use crate::folder::{Progress, Step, Watch, report};
 use crate::quantize::CodeFormat;
-use crate::walk::Walk;
+use crate::walk::{Grams, Walk};
 use crate::weights::Weights;
 
 /// Quantizes a checkpoint with the tokens of some texts, in a work folder that a stopped run of the same goes on in.
@@ -63,6 +64,7 @@ pub fn quantize(
         options,
         store,
         hidden: Vec::new(),
+        original: Vec::new(),
         report: QuantizeReport {
             tokens,
             matrices: Vec::new(),
@@ -133,6 +135,8 @@ struct Run<'a> {
     store: Store,
     /// Hidden states of all texts before the next layer, behind layers as quantized.
     hidden: Vec<Vec<f32>>,
+    /// The same, behind layers as they were.
+    original: Vec<Vec<f32>>,
     report: QuantizeReport,
 }
 
@@ -150,7 +154,10 @@ impl Run<'_> {
         let weights = self.checkpoint.weights();
         let walk = self.walk(weights);
         let hidden = texts.iter().map(|text| walk.embed(text));
-        let hidden = hidden.collect::<Result<_, _>>()?;
+        let hidden: Vec<_> = hidden.collect::<Result<_, _>>()?;
+        if self.options.corrects() {
+            self.original.clone_from(&hidden);
+        }
         self.hidden = hidden;
         Ok(())
     }
@@ -165,6 +172,10 @@ impl Run<'_> {
         let made = match self.store.load(index)? {
             Some(made) => {
                 self.report.resumed_layers += 1;
+                let mut original = std::mem::take(&mut self.original);
+                self.walk(self.checkpoint.weights())
+                    .layer(index, &mut original)?;
+                self.original = original;
                 made
             }
             None => {
@@ -184,16 +195,12 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn make(&self, index: usize) -> Result<LayerCodes, ForgeError> {
+    fn make(&mut self, index: usize) -> Result<LayerCodes, ForgeError> {
         let mut layer = Layer::read(self.checkpoint, index)?;
         if !self.options.method.reads_texts() {
             return self.round(index, &layer);
         }
-        let mut hidden = self.hidden.clone();
-        let grams = self
-            .walk(self.checkpoint.weights())
-            .layer_grams(index, &mut hidden)?;
-        drop(hidden);
+        let grams = self.look(index, &mut layer)?;
         let mut hessians = Hessians::of(grams).map_err(at(index, LayerPart::Qkv))?;
         let folds = self.fold(index, &mut layer, &mut hessians)?;
         let mut made = LayerCodes::default();
@@ -213,7 +220,7 @@ impl Run<'_> {
                 part,
                 format,
                 relative_error,
-                fold: folds.get(&reader(part)).map(|fold| fold.alpha),
+                fold: folds.get(&reader(part)).and_then(|fold| fold.alpha),
             });
         }
         let vectors = layer.vectors();
@@ -225,6 +232,25 @@ impl Run<'_> {
             .map(|(part, fold)| (part, fold.channels))
             .collect();
         Ok(made)
+    }
+
+    /// Sums what the matrices of a layer read, and makes them answer for what the layers before them got wrong.
+    fn look(&mut self, index: usize, layer: &mut Layer) -> Result<Grams, ForgeError> {
+        let mut hidden = self.hidden.clone();
+        if !self.options.corrects() {
+            let walk = self.walk(self.checkpoint.weights());
+            return walk.layer_grams(index, &mut hidden);
+        }
+        let mut original = std::mem::take(&mut self.original);
+        let walk = self.walk(self.checkpoint.weights());
+        let streams = walk.layer_streams(index, &mut original)?;
+        let (grams, missing) = walk.layer_toward(index, &mut hidden, &streams)?;
+        self.original = original;
+        let amount = (self.options.correction, f64::from(self.options.damping));
+        let spec = &self.checkpoint.spec().layers[index];
+        correct(layer, spec, (&grams, &missing), amount)
+            .map_err(|(part, error)| at(index, part)(error))?;
+        Ok(grams)
     }
 
     /// Without texts: the relative error is that of the weights alone.

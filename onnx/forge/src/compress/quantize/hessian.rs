@@ -127,13 +127,14 @@ impl Hessian {
         }
     }
 
-    /// H in units of its mean diagonal, plus `damping` on the diagonal. Inputs that never were anything but 0 get a diagonal
-    /// that is not 0, and so keep their weights; if no input ever was, all count the same.
+    /// H in units of the middle of its diagonal, plus `damping` on the diagonal. Not of the mean: where few tokens have inputs a
+    /// thousand times larger than all others, damping in units of these would drown the others. Inputs that never were anything
+    /// but 0 get a diagonal that is not 0, and so keep their weights; if no input ever was, all count the same.
     pub fn damped(&self, damping: f32) -> Hessian {
         let columns = self.columns;
-        let sum: f64 = self.diagonal().iter().copied().map(f64::from).sum();
-        let unit = if sum > 0.0 { columns as f64 / sum } else { 0.0 };
-        let floor = if sum > 0.0 { damping } else { 1.0 };
+        let middle = middle(&self.diagonal());
+        let unit = if middle > 0.0 { 1.0 / middle } else { 0.0 };
+        let floor = if middle > 0.0 { damping } else { 1.0 };
         let mut values: Vec<f32> = (self.values.iter())
             .map(|&value| (f64::from(value) * unit) as f32)
             .collect();
@@ -218,6 +219,20 @@ impl Factor {
             upper,
         }
     }
+}
+
+/// The middle of the values above 0, by size; 0 if there are none.
+pub(super) fn middle(values: &[f32]) -> f64 {
+    let mut sizes: Vec<f32> = values
+        .iter()
+        .copied()
+        .filter(|value| *value > 0.0)
+        .collect();
+    let half = sizes.len() / 2;
+    if sizes.is_empty() {
+        return 0.0;
+    }
+    f64::from(*sizes.select_nth_unstable_by(half, f32::total_cmp).1)
 }
 
 /// Rows of a slice as a matrix; elements beyond the last whole row are left out.

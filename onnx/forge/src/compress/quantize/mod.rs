@@ -30,6 +30,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod tiles;
+mod toward;
 
 use crate::quantize::{BLOCK, CodeFormat};
 

@@ -22,7 +22,7 @@ pub enum Method {
     Awq,
     /// Grids searched, codes with feedback.
     Gptq,
-    /// Scales folded, grids searched, codes with feedback, then everything refined.
+    /// Errors of earlier layers made good, scales folded, grids searched, codes with feedback, then everything refined.
     Best,
 }
 
@@ -54,8 +54,10 @@ pub struct QuantizeOptions {
     pub raised: BTreeSet<(usize, LayerPart)>,
     /// `accuracy_level` of MatMulNBits: 0, 1 or 4.
     pub accuracy_level: u8,
-    /// Damping of Gram matrices, as a share of their mean diagonal.
+    /// Damping of Gram matrices, as a share of the middle of their diagonal.
     pub damping: f32,
+    /// How much of what the layers before got wrong [`Method::Best`] makes good, 0 ..= 1. All of it fits the texts too closely.
+    pub correction: f64,
     /// How long [`Method::Best`] refines.
     pub refine: RefineOptions,
 }
@@ -69,12 +71,18 @@ impl Default for QuantizeOptions {
             raised: BTreeSet::new(),
             accuracy_level: 4,
             damping: 0.01,
+            correction: 0.3,
             refine: RefineOptions::default(),
         }
     }
 }
 
 impl QuantizeOptions {
+    /// Whether matrices answer for the layers before them.
+    pub(super) fn corrects(&self) -> bool {
+        self.method == Method::Best && self.correction > 0.0
+    }
+
     /// The format of a layer's matrix.
     pub fn format(&self, layer: usize, part: LayerPart) -> CodeFormat {
         let twin = match part {
@@ -101,7 +109,7 @@ pub struct MatrixReport {
     pub format: CodeFormat,
     /// ‖(W − Ŵ)X‖² / ‖WX‖² on the texts.
     pub relative_error: f64,
-    /// Exponent of the scales folded into it, if scales were searched.
+    /// Exponent of the scales folded into it, if scales were searched and any were better than none.
     pub fold: Option<f32>,
 }
 

@@ -202,13 +202,40 @@ fn a_large_input_gets_a_large_scale() {
     )
     .unwrap();
     assert!(
-        fold.alpha > 0.0 && fold.ratio < 0.8,
-        "{} {}",
+        fold.alpha.is_some_and(|alpha| alpha > 0.0) && fold.ratio < 0.8,
+        "{:?} {}",
         fold.alpha,
         fold.ratio
     );
     let largest = fold.columns.iter().fold(0.0_f32, |a, &b| a.max(b));
     assert!(fold.columns[7] == largest || fold.columns[50] == largest);
+}
+
+#[test]
+fn scales_undo_any_rescale_of_the_channels() {
+    let (weights, hessian) = problem(64, 96, 9);
+    let moved: Vec<f32> = (0..96).map(|at| (0.3 * (at as f32).sin()).exp()).collect();
+    let rescaled = crate::compress::quantize::awq::multiply_columns(&weights, &moved);
+    let find = |weights: &[f32], hessian: &Hessian| {
+        let (damped, factor) = hessian.factor(1e-6).unwrap();
+        fold(
+            weights,
+            &damped,
+            &factor,
+            &Channels::each(96),
+            CodeFormat::Int4,
+        )
+        .unwrap()
+    };
+    let one = find(&weights, &hessian);
+    let other = find(&rescaled, &hessian.rescaled(&moved));
+    let all: Vec<f32> = (0..96)
+        .map(|at| other.columns[at] * moved[at] / one.columns[at])
+        .collect();
+    assert_eq!(one.alpha, other.alpha);
+    for value in &all {
+        assert!((value / all[0] - 1.0).abs() < 1e-3, "{value} {}", all[0]);
+    }
 }
 
 #[test]
