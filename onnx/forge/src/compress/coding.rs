@@ -159,6 +159,8 @@ fn options(method: Method) -> QuantizeOptions {
             Method::Gptq => Way::Gptq,
             Method::Best => Way::Best,
         },
+        damping: std::env::var("DAMP").map_or(0.01, |v| v.parse().unwrap()),
+        correction: std::env::var("TOWARD").map_or(0.3, |v| v.parse().unwrap()),
         ..QuantizeOptions::default()
     }
 }

@@ -54,7 +54,7 @@ pub struct QuantizeOptions {
     pub raised: BTreeSet<(usize, LayerPart)>,
     /// `accuracy_level` of MatMulNBits: 0, 1 or 4.
     pub accuracy_level: u8,
-    /// Damping of Gram matrices, as a share of the middle of their diagonal.
+    /// Damping of Gram matrices, as a share of each element of their diagonal.
     pub damping: f32,
     /// How much of what the layers before got wrong [`Method::Best`] makes good, 0 ..= 1. All of it fits the texts too closely.
     pub correction: f64,
