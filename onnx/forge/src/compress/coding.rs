@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::job::{Tools, held_out, said};
+use super::job::Tools;
 use super::kv::kv_int8;
 use super::quantize::{
     Budget, QuantizeOptions, QuantizeReport, Quantized, quantize, raise, sensitivities,
@@ -13,7 +13,6 @@ use super::quantize::{
 use super::recipe::{Bits, KvBits, Method, QuantizeStep, word};
 use crate::checkpoint::{Checkpoint, Constant, constants};
 use crate::decoder::{Coding, LayerPart, Options, Place, Storage};
-use crate::distil::{self, DistilData, DistilOptions, Frozen};
 use crate::error::ForgeError;
 use crate::folder::Watch;
 use crate::quantize::CodeFormat;
@@ -159,8 +158,6 @@ fn options(method: Method) -> QuantizeOptions {
             Method::Gptq => Way::Gptq,
             Method::Best => Way::Best,
         },
-        damping: std::env::var("DAMP").map_or(0.01, |v| v.parse().unwrap()),
-        correction: std::env::var("TOWARD").map_or(0.3, |v| v.parse().unwrap()),
         ..QuantizeOptions::default()
     }
 }
@@ -184,54 +181,7 @@ fn searched(
         &report,
         &json!({ "weights": "int4", "method": word(method) }),
     );
-    let (found, _) = tuned(found, tools, "tuned", watch)?;
     Ok((Stored::Searched(Box::new(found)), detail))
-}
-
-/// Teaches the norms of a quantized model what the original says; its codes stay.
-fn tuned(
-    mut found: Quantized,
-    tools: &Tools<'_>,
-    place: &str,
-    watch: &mut Watch<'_>,
-) -> Result<(Quantized, Value), ForgeError> {
-    let env = |name: &str, default: f64| {
-        std::env::var(name)
-            .ok()
-            .and_then(|v| v.parse::<f64>().ok())
-            .unwrap_or(default)
-    };
-    let tokens = env("TUNE_TOKENS", 0.0);
-    if tokens == 0.0 {
-        return Ok((found, Value::Null));
-    }
-    let (train, held_out) = held_out(tools.calibration);
-    let options = DistilOptions {
-        tokens: tokens as u64,
-        rate: env("TUNE_RATE", 1e-3) as f32,
-        length: env("TUNE_LENGTH", 128.0) as usize,
-        batch: env("TUNE_BATCH", 4.0) as usize,
-        seed: tools.seed,
-        held_out: 8,
-        evaluate_every: 10,
-        frozen: vec![
-            Frozen::Embedding,
-            Frozen::Head,
-            Frozen::Qkv,
-            Frozen::Output,
-            Frozen::FeedForward,
-        ],
-        ..DistilOptions::default()
-    };
-    let clock = std::time::Instant::now();
-    let data = DistilData { train, held_out };
-    let models = (tools.original, found.checkpoint());
-    let dir = tools.kept.join(place);
-    let _ = std::fs::remove_dir_all(&dir);
-    let (made, report) = distil::run(models, data, &options, &dir, tools.runtime, watch)?;
-    eprintln!("tuned {:?} {}", clock.elapsed(), said(&report)?);
-    found.set_checkpoint(made);
-    Ok((found, said(&report)?))
 }
 
 /// 4 bits, then 8 where the measured loss says that they help most.

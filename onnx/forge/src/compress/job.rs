@@ -163,13 +163,13 @@ pub fn finish(
 }
 
 /// Sequences to train on, and those that are held out: the last ones.
-pub(super) fn held_out(all: &[Vec<u32>]) -> (&[Vec<u32>], &[Vec<u32>]) {
+fn held_out(all: &[Vec<u32>]) -> (&[Vec<u32>], &[Vec<u32>]) {
     let count = all.len().div_ceil(HELD_OUT_PART);
     all.split_at(all.len().saturating_sub(count))
 }
 
 /// A step's own report as JSON.
-pub(super) fn said(report: &impl serde::Serialize) -> Result<Value, ForgeError> {
+fn said(report: &impl serde::Serialize) -> Result<Value, ForgeError> {
     serde_json::to_value(report).map_err(|error| ForgeError::Recipe {
         recipe: "compress",
         field: "report",

@@ -37,11 +37,6 @@ impl Quantized {
         &self.checkpoint
     }
 
-    /// Puts a checkpoint with other vectors in the place of its own; matrices are those that the codes stand for.
-    pub(in crate::compress) fn set_checkpoint(&mut self, checkpoint: Checkpoint) {
-        self.checkpoint = checkpoint;
-    }
-
     /// What was made of a layer.
     pub(super) fn layer(&self, index: usize) -> Result<LayerCodes, ForgeError> {
         self.store.load(index)?.ok_or_else(|| ForgeError::Quantize {
