@@ -326,6 +326,115 @@ fn what_cannot_be_done_is_refused_with_the_reason() {
 }
 
 #[test]
+fn a_mask_is_applied_and_says_that_it_saves_no_time() {
+    let bench = Bench::new();
+    let report = last(
+        &bench
+            .compress(&["--prune", "mask:magnitude=50%", "--quantize", "int8"])
+            .expect_code(0),
+    );
+    let step = &report["report"]["steps"][0];
+    let detail = &step["detail"];
+    assert_eq!(detail["is_faster"], false, "{detail}");
+    let (zeros, all) = (
+        detail["zeros"].as_u64().unwrap(),
+        detail["weights_after"].as_u64().unwrap(),
+    );
+    assert!(
+        zeros > 0 && zeros < all && detail["weights_before"] == all,
+        "{detail}"
+    );
+    let note = detail["notes"][0].as_str().unwrap();
+    assert!(note.contains("saves no CPU time"), "{note}");
+    let measured = &report["report"]["measured"];
+    let bytes = |field: &str| measured[field].as_u64().unwrap();
+    assert!(bytes("zipped_bytes") < bytes("graph_bytes"), "{measured}");
+}
+
+#[test]
+fn a_limit_of_perplexity_is_searched_for() {
+    let bench = Bench::new();
+    let mixed = [
+        "--quantize",
+        "mixed",
+        "--method",
+        "rtn",
+        "--max-ppl-increase",
+    ];
+    let search = |limit: &str, code| {
+        let finished = bench
+            .compress(&[&mixed[..], &[limit]].concat())
+            .expect_code(code);
+        let report = last(&finished);
+        let detail = report["report"]["steps"][0]["detail"].clone();
+        let tries = detail["search"].as_array().unwrap().clone();
+        assert!((1..=5).contains(&tries.len()), "{detail}");
+        let best = tries
+            .iter()
+            .find(|tried| tried["bytes"] == report["bytes"])
+            .unwrap_or_else(|| panic!("the result is one of those that were judged: {report}"));
+        assert_eq!(best["perplexity_increase"], report["perplexity_increase"]);
+        (report, tries, finished)
+    };
+    let increase = |value: &Value| value["perplexity_increase"].as_f64().unwrap();
+    // As much as int4 costs: the first is good enough.
+    let (report, tries, _) = search("1000%", 0);
+    assert_eq!(
+        (tries.len(), &tries[0]["groups"]),
+        (1, &0.into()),
+        "{report}"
+    );
+    let coarse = increase(&tries[0]);
+    fs::remove_dir_all(bench.path("small")).unwrap();
+    // Nothing is as good as that: the best found is told, and nothing stands under the name.
+    let (report, tries, finished) = search("0%", 1);
+    assert!(
+        finished.stderr.contains("at most 0.00 % were asked for"),
+        "{finished:?}"
+    );
+    assert_eq!(report["is_within_budget"], false);
+    let least = tries.iter().map(increase).fold(f64::INFINITY, f64::min);
+    assert_eq!(increase(&report), least, "{tries:?}");
+    assert!(least < coarse && !bench.path("small").exists());
+    let kept = fs::read_dir(bench.path(".small.work")).unwrap();
+    let results = kept.filter(|item| {
+        let name = item.as_ref().unwrap().file_name();
+        name.to_string_lossy().starts_with("result-")
+    });
+    assert_eq!(results.count(), 1, "only the best is kept");
+}
+
+#[test]
+fn a_model_learns_from_what_the_original_writes() {
+    let bench = Bench::new();
+    let words = [
+        "--prune",
+        "layers=1",
+        "--no-refit",
+        "--distil",
+        "tokens=4k,learning_rate=0.003",
+        "--distil-data",
+        "generated=24k",
+        "--quantize",
+        "int8",
+    ];
+    let report = last(&bench.compress(&words).expect_code(0));
+    let detail = &report["report"]["steps"][1]["detail"];
+    let generated = &detail["generated"];
+    assert!(generated["tokens"].as_u64().unwrap() >= 24_000, "{generated}");
+    assert!(generated["tokens_per_second"].as_f64().unwrap() > 0.0);
+    let note = detail["notes"][0].as_str().unwrap();
+    assert!(note.contains("wrote") && note.contains("a second"), "{note}");
+    let looks = detail["looks"].as_array().unwrap();
+    let divergence = |look: Option<&Value>| look.unwrap()["divergence"].as_f64().unwrap();
+    assert!(divergence(looks.last()) < divergence(looks.first()), "{looks:?}");
+    let texts = report["report"]["texts"].as_array().unwrap();
+    let written = texts.iter().find(|text| text["purpose"] == "train").unwrap();
+    assert_eq!(written["from"], "written by the original");
+    assert_eq!(written["sha256"], generated["sha256"]);
+}
+
+#[test]
 fn weights_that_are_no_numbers_are_named() {
     let bench = Bench::new();
     let path = bench.path("model/model.safetensors");

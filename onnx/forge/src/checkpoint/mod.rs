@@ -29,8 +29,8 @@ use serde_json::Value as Json;
 use crate::decoder::{Coding, DecoderSpec};
 use crate::error::ForgeError;
 use crate::folder::{
-    Description as FolderDescription, Draft, ModelFolderSummary, Progress, Provenance, SourceRecord,
-    Watch, copy_file, hash_file, write_file,
+    Description as FolderDescription, Draft, ModelFolderSummary, Progress, Provenance,
+    SourceRecord, Watch, copy_file, hash_file, write_file,
 };
 use crate::language::{self, Ends, Text};
 use crate::mapped::MappedFile;

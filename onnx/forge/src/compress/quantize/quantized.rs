@@ -47,6 +47,16 @@ impl Quantized {
         self.store.dir()
     }
 
+    /// An empty store in another folder, for a mix of these codes.
+    pub(super) fn store_for(
+        &self,
+        dir: &Path,
+        options: &QuantizeOptions,
+    ) -> Result<Store, ForgeError> {
+        let what = json!({ "mix": options }).to_string();
+        self.store.derived(dir, &what)
+    }
+
     /// Seconds that each layer took in the run that made it, `[layers]`.
     ///
     /// # Errors

@@ -13,11 +13,12 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
+use sha2::{Digest, Sha256};
 
 use super::MatrixReport;
 use crate::decoder::LayerPart;
 use crate::error::ForgeError;
-use crate::folder::write_file;
+use crate::folder::{hex, write_file};
 use crate::mapped::MappedFile;
 use crate::quantize::{CodeFormat, Codes};
 use crate::safetensors;
@@ -70,6 +71,17 @@ impl Store {
             fingerprint,
             since: Cell::new(Instant::now()),
         })
+    }
+
+    /// Opens or creates another folder, for what is made of the layers of this one.
+    ///
+    /// # Errors
+    /// [`ForgeError::Io`].
+    pub(super) fn derived(&self, dir: &Path, what: &str) -> Result<Store, ForgeError> {
+        let mut hash = Sha256::new();
+        hash.update(&self.fingerprint);
+        hash.update(what);
+        Store::open(dir, hex(&hash.finalize()))
     }
 
     /// The folder's path.
