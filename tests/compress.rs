@@ -421,15 +421,27 @@ fn a_model_learns_from_what_the_original_writes() {
     let report = last(&bench.compress(&words).expect_code(0));
     let detail = &report["report"]["steps"][1]["detail"];
     let generated = &detail["generated"];
-    assert!(generated["tokens"].as_u64().unwrap() >= 24_000, "{generated}");
+    assert!(
+        generated["tokens"].as_u64().unwrap() >= 24_000,
+        "{generated}"
+    );
     assert!(generated["tokens_per_second"].as_f64().unwrap() > 0.0);
     let note = detail["notes"][0].as_str().unwrap();
-    assert!(note.contains("wrote") && note.contains("a second"), "{note}");
+    assert!(
+        note.contains("wrote") && note.contains("a second"),
+        "{note}"
+    );
     let looks = detail["looks"].as_array().unwrap();
     let divergence = |look: Option<&Value>| look.unwrap()["divergence"].as_f64().unwrap();
-    assert!(divergence(looks.last()) < divergence(looks.first()), "{looks:?}");
+    assert!(
+        divergence(looks.last()) < divergence(looks.first()),
+        "{looks:?}"
+    );
     let texts = report["report"]["texts"].as_array().unwrap();
-    let written = texts.iter().find(|text| text["purpose"] == "train").unwrap();
+    let written = texts
+        .iter()
+        .find(|text| text["purpose"] == "train")
+        .unwrap();
     assert_eq!(written["from"], "written by the original");
     assert_eq!(written["sha256"], generated["sha256"]);
 }

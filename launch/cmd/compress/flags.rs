@@ -247,7 +247,9 @@ fn distil_data(text: &str) -> Result<DistilData, String> {
         match (place, choice.split_once('=')) {
             (0, None) if choice == "generated" => {}
             (0, Some(("generated", number))) => generate.tokens = quantity::count(number)?,
-            (1, Some(("temperature", number))) => generate.temperature = quantity::fraction(number)?,
+            (1, Some(("temperature", number))) => {
+                generate.temperature = quantity::fraction(number)?
+            }
             _ => return Err(expected()),
         }
     }
@@ -340,9 +342,18 @@ mod tests {
         assert_eq!(of("text"), Ok(None));
         assert_eq!(of("generated"), generated(GENERATED_TOKENS, 1.0));
         assert_eq!(of("generated=20k"), generated(20_000, 1.0));
-        assert_eq!(of("generated,temperature=0.8"), generated(GENERATED_TOKENS, 0.8));
+        assert_eq!(
+            of("generated,temperature=0.8"),
+            generated(GENERATED_TOKENS, 0.8)
+        );
         assert_eq!(of("generated=9k,temperature=2"), generated(9_000, 2.0));
-        for wrong in ["", "generate", "generated=9k,8k", "generated=x", "temperature=1"] {
+        for wrong in [
+            "",
+            "generate",
+            "generated=9k,8k",
+            "generated=x",
+            "temperature=1",
+        ] {
             assert!(of(wrong).is_err(), "{wrong}");
         }
         let found = recipe(&[
@@ -357,7 +368,10 @@ mod tests {
         let CompressStep::Distil(step) = found.steps[1] else {
             panic!("{:?}", found.steps);
         };
-        assert_eq!(step.generated.map(|data| data.tokens), Some(GENERATED_TOKENS));
+        assert_eq!(
+            step.generated.map(|data| data.tokens),
+            Some(GENERATED_TOKENS)
+        );
     }
 
     #[test]
@@ -385,16 +399,20 @@ mod tests {
             (&["--prune", "neurons=200%"], "less than 100 %"),
             (&["--distil", "tokens=100k"], "distil after prune"),
             (&["--distil", "steps=3"], "found 'steps'"),
-            (
-                &["--distil-data", "generated"],
-                "--distil",
-            ),
+            (&["--distil-data", "generated"], "--distil"),
             (
                 &["--distil", "tokens=9k", "--distil-data", "invented"],
                 "expected text, generated",
             ),
             (
-                &["--prune", "layers=1", "--distil", "tokens=9k", "--distil-data", "generated=9"],
+                &[
+                    "--prune",
+                    "layers=1",
+                    "--distil",
+                    "tokens=9k",
+                    "--distil-data",
+                    "generated=9",
+                ],
                 "distil.generated.tokens is 9",
             ),
             (

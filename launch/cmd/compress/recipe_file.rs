@@ -214,7 +214,13 @@ fn prune(node: Node<'_>) -> Result<PruneStep, ModelError> {
 }
 
 fn distil(node: Node<'_>) -> Result<DistilStep, ModelError> {
-    let fields = node.fields(&["tokens", "alpha", "temperature", "learning_rate", "generated"])?;
+    let fields = node.fields(&[
+        "tokens",
+        "alpha",
+        "temperature",
+        "learning_rate",
+        "generated",
+    ])?;
     let mut step = DistilStep::default();
     set(&fields, "tokens", whole, &mut step.tokens)?;
     set(&fields, "alpha", share, &mut step.alpha)?;

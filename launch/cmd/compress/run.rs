@@ -23,7 +23,7 @@ use super::text::Texts;
 use super::work::Work;
 use super::zip::zipped_bytes;
 use super::{Args, Candidate, Given, judge, print, record, source};
-use crate::bench::compress::measure;
+use crate::bench::{compress::measure, model::peak_bytes};
 use crate::cmd::{output, progress::watch};
 use crate::models::{Cancel, Console, Event, Models, Reporter, size_words};
 use crate::run::configure;
@@ -488,7 +488,12 @@ impl Job<'_> {
                 parameters: compress::parameters(&self.original),
             },
             recipe: self.recipe.clone(),
-            texts: self.texts.iter().cloned().chain(steps.iter().filter_map(written)).collect(),
+            texts: self
+                .texts
+                .iter()
+                .cloned()
+                .chain(steps.iter().filter_map(written))
+                .collect(),
             steps,
             evaluation: Some(evaluation),
             measured,
@@ -511,9 +516,7 @@ impl Job<'_> {
     /// sha256 and amount of the texts that a step reads: with others it is another step.
     fn texts_of(&self, step: &CompressStep) -> Vec<String> {
         let reads = |purpose: &str| match step {
-            CompressStep::Distil(step) => {
-                step.generated.is_none() && purpose == Part::Train.name()
-            }
+            CompressStep::Distil(step) => step.generated.is_none() && purpose == Part::Train.name(),
             step => step.reads_calibration() && purpose == Part::Calibration.name(),
         };
         let texts = self.texts.iter().filter(|text| reads(&text.purpose));
@@ -546,12 +549,4 @@ fn written(step: &StepReport) -> Option<TextReport> {
         articles: number("texts")?,
         tokens: number("tokens")?,
     })
-}
-
-/// Largest memory of this process so far.
-fn peak_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    let kibibytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    kibibytes.checked_mul(1024)
 }

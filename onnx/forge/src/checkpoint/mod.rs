@@ -35,7 +35,7 @@ use crate::folder::{
 use crate::language::{self, Ends, Text};
 use crate::mapped::MappedFile;
 use crate::safetensors::Shards;
-use crate::weights::Weights;
+use crate::weights::{Weights, letting_go};
 
 pub use names::{Constant, canonical, constants, layer_weight};
 
@@ -172,6 +172,7 @@ impl Checkpoint {
         watch: &mut Watch<'_>,
     ) -> Result<Checkpoint, ForgeError> {
         let draft = Draft::create(dir)?;
+        let watch: &mut Watch<'_> = &mut letting_go(weights, watch);
         let from = constants(spec);
         let canonical = canonical(spec);
         let mut source = from.iter();

@@ -107,7 +107,9 @@ pub fn change(
                 }
                 None => None,
             };
-            let texts = written.as_ref().map_or(tools.train, |written| &written.texts);
+            let texts = written
+                .as_ref()
+                .map_or(tools.train, |written| &written.texts);
             let (train, held_out) = held_out(texts);
             let options = DistilOptions {
                 tokens: step.tokens,

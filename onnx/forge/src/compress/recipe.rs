@@ -366,14 +366,18 @@ impl DistilStep {
                     (*TOKENS.start()..=MAX_GENERATED).contains(&generated.tokens)
                 }),
                 "1000..=1048576",
-                self.generated.map_or(0, |generated| generated.tokens).to_string(),
+                self.generated
+                    .map_or(0, |generated| generated.tokens)
+                    .to_string(),
             ),
             (
                 "distil.generated.temperature",
                 self.generated
                     .is_none_or(|generated| (0.1..=10.0).contains(&generated.temperature)),
                 "0.1..=10",
-                self.generated.map_or(1.0, |generated| generated.temperature).to_string(),
+                self.generated
+                    .map_or(1.0, |generated| generated.temperature)
+                    .to_string(),
             ),
         ];
         match cases.into_iter().find(|(_, is_good, _, _)| !is_good) {
@@ -499,7 +503,9 @@ mod tests {
                 "prune.layers is 0",
             ),
             (
-                format!(r#"[{PRUNE},{{"step":"distil","tokens":100000,"alpha":0.1,"temperature":1,"generated":{{"tokens":10,"temperature":1}}}}]"#),
+                format!(
+                    r#"[{PRUNE},{{"step":"distil","tokens":100000,"alpha":0.1,"temperature":1,"generated":{{"tokens":10,"temperature":1}}}}]"#
+                ),
                 "distil.generated.tokens is 10, expected 1000..=1048576",
             ),
             (

@@ -18,9 +18,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-use llmasos_engine::text::{
-    Event, LanguageModel, LoadOptions, RequestId, Request, Sampling,
-};
+use llmasos_engine::text::{Event, LanguageModel, LoadOptions, Request, RequestId, Sampling};
 use llmasos_engine::{ModelFolder, Runtime};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -92,7 +90,8 @@ impl Generated {
         let mut hash = Sha256::new();
         for text in &self.texts {
             hash.update((text.len() as u64).to_le_bytes());
-            text.iter().for_each(|token| hash.update(token.to_le_bytes()));
+            text.iter()
+                .for_each(|token| hash.update(token.to_le_bytes()));
         }
         hex(&hash.finalize())
     }
@@ -358,7 +357,11 @@ mod tests {
         let vocab = teacher.spec().vocab as u32;
         assert!(first.texts.iter().flatten().all(|token| *token < vocab));
         let (kept, steps) = made("a", options, 7);
-        assert_eq!((&kept, steps), (&first, 0), "found again, not written again");
+        assert_eq!(
+            (&kept, steps),
+            (&first, 0),
+            "found again, not written again"
+        );
         let (again, _) = made("b", options, 7);
         assert_eq!(again.texts, first.texts);
         assert_eq!(again.sha256(), first.sha256());
@@ -373,12 +376,23 @@ mod tests {
 
     #[test]
     fn choices_out_of_range_and_vocabularies_without_words_are_refused() {
-        let generate = |tokens, temperature| check(Generate { tokens, temperature });
+        let generate = |tokens, temperature| {
+            check(Generate {
+                tokens,
+                temperature,
+            })
+        };
         for (tokens, temperature) in [(0, 1.0), (MAX_GENERATED + 1, 1.0), (9, 0.0), (9, f64::NAN)] {
-            assert!(generate(tokens, temperature).is_err(), "{tokens} {temperature}");
+            assert!(
+                generate(tokens, temperature).is_err(),
+                "{tokens} {temperature}"
+            );
         }
         for (tokenizer, words) in [
-            (r#"{"model":{"vocab":{"Ġthe":1,"the":2,"</s>":3,"Ġ":4}}}"#, 1),
+            (
+                r#"{"model":{"vocab":{"Ġthe":1,"the":2,"</s>":3,"Ġ":4}}}"#,
+                1,
+            ),
             (r#"{"model":{"vocab":[["▁dog",-1.0],["a",-2.0]]}}"#, 2),
             (r#"{"model":{"vocab":{"1":1}}}"#, 0),
             ("{", 0),
