@@ -352,6 +352,32 @@ fn a_mask_is_applied_and_says_that_it_saves_no_time() {
 }
 
 #[test]
+fn query_heads_go_and_neurons_by_their_activation() {
+    let bench = Bench::new();
+    let report = last(
+        &bench
+            .compress(&[
+                "--prune",
+                "query-heads=1",
+                "--prune",
+                "neurons:activation=50%",
+                "--quantize",
+                "int8",
+            ])
+            .expect_code(0),
+    );
+    let steps = report["report"]["steps"].as_array().unwrap();
+    let what = |step: usize| &steps[step]["detail"]["options"]["what"];
+    assert_eq!(what(0)["heads"]["unit"], "query");
+    assert_eq!(what(1)["neurons"]["score"], "activation");
+    let sizes: Vec<u64> = steps
+        .iter()
+        .filter_map(|step| step["parameters"].as_u64())
+        .collect();
+    assert!(sizes[1] < sizes[0] && sizes[0] < 67_904, "{sizes:?}");
+}
+
+#[test]
 fn a_limit_of_perplexity_is_searched_for() {
     // As much as int4 costs, so that the first mix is good enough; and nothing at all, for which most of them are too coarse.
     for (limit, share) in [("1000%", 10.0), ("0%", 0.0)] {

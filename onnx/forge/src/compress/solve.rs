@@ -1,4 +1,4 @@
-//! Symmetric positive definite systems in double precision: the linear algebra of refitting a matrix to what it reads.
+//! Symmetric positive definite systems in double precision: the linear algebra of refitting a matrix to what it reads, and of rounding it.
 //!
 //! A refit solves (G + λI) x = b for hundreds of b, with the Gram matrix G of some thousand inputs. Cholesky's G = L Lᵀ is done
 //! in panels, so that most of the work is products of matrices that stay in the cache; rows are shared out to threads, and no row's sum
@@ -53,6 +53,11 @@ impl Cholesky {
         })
     }
 
+    /// L, `[size, size]`; what is above the diagonal means nothing.
+    pub(crate) fn into_lower(self) -> Vec<f64> {
+        self.lower
+    }
+
     /// Solves A x = b in place for all rows b of `sides`, `[sides, size]`.
     pub(crate) fn solve(&self, sides: &mut [f64]) {
         self.solve_from(sides, 0);
@@ -104,6 +109,10 @@ pub(crate) fn add_product(
     (left, right): (&[f64], &[f64]),
     (inner, columns): (usize, usize),
 ) {
+    // Nothing to add: where all inputs of a matrix are kept, for one.
+    if inner == 0 || sum.is_empty() {
+        return;
+    }
     let work = sum.len() * inner;
     in_shares(sum, columns, SHARE_ROWS, work, &|first, sum| {
         let rows = sum.len() / columns.max(1);
@@ -292,7 +301,8 @@ mod tests {
 
     #[test]
     fn products_are_sums_of_products() {
-        for (rows, inner, columns) in [(1, 1, 1), (3, 5, 7), (70, 130, 33), (2, 66, 600)] {
+        for (rows, inner, columns) in [(1, 1, 1), (3, 5, 7), (70, 130, 33), (2, 66, 600), (0, 5, 7)]
+        {
             let (left, right) = (noise(rows * inner, 1), noise(inner * columns, 2));
             let before = noise(rows * columns, 3);
             let mut sum = before.clone();
@@ -304,6 +314,15 @@ mod tests {
                 .collect();
             assert!(worst(&sum, &expected) < 1e-11, "{rows} {inner} {columns}");
         }
+    }
+
+    #[test]
+    fn nothing_is_added_where_there_is_nothing() {
+        // As when all inputs of a matrix stay, so that none is to be made good.
+        let mut sum = noise(21, 3);
+        add_product(&mut sum, 1.0, (&[], &[]), (0, 7));
+        assert_eq!(sum, noise(21, 3));
+        add_product(&mut [], 1.0, (&noise(15, 1), &[]), (5, 0));
     }
 
     #[test]
