@@ -326,6 +326,155 @@ fn what_cannot_be_done_is_refused_with_the_reason() {
 }
 
 #[test]
+fn a_mask_is_applied_and_says_that_it_saves_no_time() {
+    let bench = Bench::new();
+    let report = last(
+        &bench
+            .compress(&["--prune", "mask:magnitude=50%", "--quantize", "int8"])
+            .expect_code(0),
+    );
+    let step = &report["report"]["steps"][0];
+    let detail = &step["detail"];
+    assert_eq!(detail["is_faster"], false, "{detail}");
+    let (zeros, all) = (
+        detail["zeros"].as_u64().unwrap(),
+        detail["weights_after"].as_u64().unwrap(),
+    );
+    assert!(
+        zeros > 0 && zeros < all && detail["weights_before"] == all,
+        "{detail}"
+    );
+    let note = detail["notes"][0].as_str().unwrap();
+    assert!(note.contains("saves no CPU time"), "{note}");
+    let measured = &report["report"]["measured"];
+    let bytes = |field: &str| measured[field].as_u64().unwrap();
+    assert!(bytes("zipped_bytes") < bytes("graph_bytes"), "{measured}");
+}
+
+#[test]
+fn query_heads_go_and_neurons_by_their_activation() {
+    let bench = Bench::new();
+    let report = last(
+        &bench
+            .compress(&[
+                "--prune",
+                "query-heads=1",
+                "--prune",
+                "neurons:activation=50%",
+                "--quantize",
+                "int8",
+            ])
+            .expect_code(0),
+    );
+    let steps = report["report"]["steps"].as_array().unwrap();
+    let what = |step: usize| &steps[step]["detail"]["options"]["what"];
+    assert_eq!(what(0)["heads"]["unit"], "query");
+    assert_eq!(what(1)["neurons"]["score"], "activation");
+    let sizes: Vec<u64> = steps
+        .iter()
+        .filter_map(|step| step["parameters"].as_u64())
+        .collect();
+    assert!(sizes[1] < sizes[0] && sizes[0] < 67_904, "{sizes:?}");
+}
+
+#[test]
+fn a_limit_of_perplexity_is_searched_for() {
+    // As much as int4 costs, so that the first mix is good enough; and nothing at all, for which most of them are too coarse.
+    for (limit, share) in [("1000%", 10.0), ("0%", 0.0)] {
+        let bench = Bench::new();
+        let finished = bench.compress(&[
+            "--quantize",
+            "mixed",
+            "--method",
+            "rtn",
+            "--max-ppl-increase",
+            limit,
+        ]);
+        let report = last(&finished);
+        let detail = &report["report"]["steps"][0]["detail"];
+        let tries: Vec<(u64, f64, &Value)> = (detail["search"].as_array().unwrap().iter())
+            .map(|tried| {
+                let increase = tried["perplexity_increase"].as_f64().unwrap();
+                (tried["groups"].as_u64().unwrap(), increase, &tried["bytes"])
+            })
+            .collect();
+        assert!(
+            (1..=5).contains(&tries.len()) && tries[0].0 == 0,
+            "{detail}"
+        );
+        let met = tries.iter().filter(|(_, increase, _)| *increase <= share);
+        let smallest = met.min_by_key(|(groups, ..)| *groups);
+        let nearest = tries.iter().min_by(|a, b| a.1.total_cmp(&b.1));
+        let (_, increase, bytes) = smallest.or(nearest).unwrap();
+        assert_eq!(report["perplexity_increase"], *increase, "{detail}");
+        assert_eq!(&report["bytes"], *bytes, "{detail}");
+        assert_eq!(report["is_within_budget"], smallest.is_some());
+        assert_eq!(
+            finished.code,
+            Some(i32::from(smallest.is_none())),
+            "{finished:?}"
+        );
+        assert_eq!(bench.path("small").exists(), smallest.is_some());
+        if share > 0.0 {
+            assert_eq!(tries.len(), 1, "{detail}");
+        }
+        if smallest.is_none() {
+            assert!(finished.stderr.contains("at most 0.00 % were asked for"));
+            assert_eq!(tries.last().map(|tried| tried.0), detail["groups"].as_u64());
+            let kept = fs::read_dir(bench.path(".small.work")).unwrap();
+            let results = kept.filter(|item| {
+                let path = item.as_ref().unwrap().path();
+                let name = path.file_name().unwrap().to_string_lossy();
+                path.is_dir() && name.starts_with("result-")
+            });
+            assert_eq!(results.count(), 1, "only the best is kept");
+        }
+    }
+}
+
+#[test]
+fn a_model_learns_from_what_the_original_writes() {
+    let bench = Bench::new();
+    let words = [
+        "--prune",
+        "layers=1",
+        "--no-refit",
+        "--distil",
+        "tokens=4k,learning_rate=0.003",
+        "--distil-data",
+        "generated=24k",
+        "--quantize",
+        "int8",
+    ];
+    let report = last(&bench.compress(&words).expect_code(0));
+    let detail = &report["report"]["steps"][1]["detail"];
+    let generated = &detail["generated"];
+    assert!(
+        generated["tokens"].as_u64().unwrap() >= 24_000,
+        "{generated}"
+    );
+    assert!(generated["tokens_per_second"].as_f64().unwrap() > 0.0);
+    let note = detail["notes"][0].as_str().unwrap();
+    assert!(
+        note.contains("wrote") && note.contains("a second"),
+        "{note}"
+    );
+    let looks = detail["looks"].as_array().unwrap();
+    let divergence = |look: Option<&Value>| look.unwrap()["divergence"].as_f64().unwrap();
+    assert!(
+        divergence(looks.last()) < divergence(looks.first()),
+        "{looks:?}"
+    );
+    let texts = report["report"]["texts"].as_array().unwrap();
+    let written = texts
+        .iter()
+        .find(|text| text["purpose"] == "train")
+        .unwrap();
+    assert_eq!(written["from"], "written by the original");
+    assert_eq!(written["sha256"], generated["sha256"]);
+}
+
+#[test]
 fn weights_that_are_no_numbers_are_named() {
     let bench = Bench::new();
     let path = bench.path("model/model.safetensors");

@@ -2,6 +2,7 @@
 
 pub mod bus;
 pub mod cdr;
+mod child;
 pub mod compress;
 pub mod model;
 pub mod nodes;

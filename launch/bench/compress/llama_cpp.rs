@@ -84,7 +84,10 @@ pub(super) fn rows(
 }
 
 /// The original as llama.cpp reads it.
-fn write_floats(
+///
+/// # Errors
+/// When the model does not come from a single GGUF file, or it cannot be read or written.
+pub(super) fn write_floats(
     models: &mut Models,
     plan: &Plan<'_>,
     checkpoint: &Checkpoint,

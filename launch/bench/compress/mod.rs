@@ -7,22 +7,21 @@
 //!
 //! A way is a process of its own, so that its largest memory is its own too. What the original predicts is computed once.
 
+mod conversion;
 mod llama_cpp;
 pub mod measure;
 mod ways;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
+use super::child;
 use crate::models::{Event, Models, Reporter, size_words};
+pub use conversion::CONVERSION;
 pub use ways::{WAYS, Way};
-
-/// Pause between two looks at a child.
-const POLL: std::time::Duration = std::time::Duration::from_millis(200);
 
 /// What to measure.
 #[derive(Debug)]
@@ -31,6 +30,8 @@ pub struct Plan<'a> {
     pub model: &'a str,
     /// Which ways.
     pub ways: Vec<&'static Way>,
+    /// Whether the memory of a conversion is measured.
+    pub converts: bool,
     /// Sequences that each is judged on.
     pub sequences: usize,
     /// Tokens that each is calibrated with.
@@ -91,6 +92,9 @@ pub fn measure(
             outcome: outcome.map_err(|error| format!("{error:#}")),
         });
     }
+    if plan.converts {
+        rows.extend(conversion::rows(models, plan, &original, reporter)?);
+    }
     if plan.against.contains(&Against::LlamaCpp) {
         rows.extend(llama_cpp::rows(models, plan, &original, reporter)?);
     }
@@ -135,8 +139,7 @@ fn compress(
     flags: &[&str],
     reporter: &mut dyn Reporter,
 ) -> Result<Value> {
-    let program = std::env::current_exe().context("finding this program")?;
-    let mut command = Command::new(program);
+    let mut command = child::this_program()?;
     command
         .arg("compress")
         .arg(model)
@@ -150,33 +153,11 @@ fn compress(
     for catalogue in plan.catalogues {
         command.arg("--catalogue").arg(catalogue);
     }
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::inherit())
-        .spawn()
-        .context("starting this program")?;
-    // Its lines are few, so that the pipe never fills before it ends.
-    let status = loop {
-        if let Some(status) = child.try_wait().context("waiting for compress")? {
-            break status;
-        }
-        if reporter.is_cancelled() {
-            // Already gone is as good as killed; waiting reaps it either way.
-            let _ = child.kill();
-            let _ = child.wait();
-            bail!("stopped");
-        }
-        std::thread::sleep(POLL);
-    };
-    let done = child
-        .wait_with_output()
-        .context("reading what compress said")?;
+    let (status, text) = child::run(&mut command, reporter)?;
     ensure!(
         status.success(),
         "compress ended with {status}; what it said is above"
     );
-    let text = String::from_utf8_lossy(&done.stdout);
     let last = text.lines().last().context("compress said nothing")?;
     serde_json::from_str(last).context("reading what compress said")
 }

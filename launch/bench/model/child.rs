@@ -1,9 +1,5 @@
 //! A round in a child process: the arguments it gets and the object it prints.
 
-use std::io::Read;
-use std::process::{Command, Stdio};
-use std::time::Duration;
-
 use anyhow::{Context, Result, bail};
 use llmasos_engine::{Spin, text::GraphChoice};
 use serde::de::DeserializeOwned;
@@ -16,10 +12,8 @@ use super::{
     series::Round,
     tools::list,
 };
+use crate::bench::child;
 use crate::models::Reporter;
-
-/// Pause between two looks at the child. Longer than a figure takes is of no harm, shorter would disturb it.
-const POLL: Duration = Duration::from_millis(100);
 
 /// Runs one round with an instruction set.
 ///
@@ -65,37 +59,14 @@ fn run<T: DeserializeOwned>(
     more: &[String],
     reporter: &mut dyn Reporter,
 ) -> Result<T> {
-    let program = std::env::current_exe().context("finding this program")?;
-    let mut command = Command::new(program);
+    let mut command = child::this_program()?;
     command
         .args(arguments(plan.name, &plan.setup, isa))
         .args(more);
     for catalogue in plan.catalogues {
         command.arg("--catalogue").arg(catalogue);
     }
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::inherit())
-        .spawn()
-        .context("starting a round")?;
-    let status = loop {
-        if let Some(status) = child.try_wait().context("waiting for a round")? {
-            break status;
-        }
-        if reporter.is_cancelled() {
-            // Already gone is as good as killed; waiting reaps it either way.
-            let _ = child.kill();
-            let _ = child.wait();
-            bail!("stopped");
-        }
-        std::thread::sleep(POLL);
-    };
-    // One object fits into the pipe, so that the child never waits for its reader.
-    let mut text = String::new();
-    if let Some(mut out) = child.stdout.take() {
-        out.read_to_string(&mut text).context("reading a round")?;
-    }
+    let (status, text) = child::run(&mut command, reporter)?;
     if !status.success() {
         bail!(
             "the round with --isa {} failed ({status}); its reason stands above",

@@ -33,7 +33,7 @@ pub use isa::Isa;
 use llama_cpp::LlamaCpp;
 pub(crate) use llama_cpp::Quantizer;
 use ours::{Reference, Setup};
-pub(crate) use process::memory;
+pub(crate) use process::{memory, peak_bytes};
 pub use profile::{Phase, Profile};
 use ratio::Pair;
 use series::Round;

@@ -46,6 +46,14 @@ fn from_rollup(text: &str) -> Option<Memory> {
     })
 }
 
+/// Largest memory of this process so far, pages of files included. `None` where the kernel does not say.
+pub(crate) fn peak_bytes() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let kibibytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    kibibytes.checked_mul(1024)
+}
+
 /// Processor time of all threads of this process so far.
 ///
 /// # Errors
@@ -105,6 +113,7 @@ mod tests {
             "{before:?} {after:?}"
         );
         assert!(after.file_bytes > 0);
+        assert!(peak_bytes().unwrap() >= 32 << 20);
         assert!(processor_time().unwrap() > Duration::ZERO);
     }
 

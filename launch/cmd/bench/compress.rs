@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 
-use crate::bench::compress::{Against, Plan, WAYS, Way, measure};
+use crate::bench::compress::{Against, CONVERSION, Plan, WAYS, Way, measure};
 use crate::cmd::output::{self, Column, table};
 use crate::cmd::stoppable::stoppable;
 use crate::cmd::usage::{settle, wrong};
@@ -65,6 +65,7 @@ fn bench(args: &Args, cancel: Cancel) -> Result<ExitCode> {
     let plan = Plan {
         model: &args.model,
         ways: ways(&args.only)?,
+        converts: args.only.is_empty() || args.only.iter().any(|name| name == CONVERSION),
         sequences: args.sequences,
         calibration_tokens: args.calibration_tokens,
         threads: args.threads.map_or_else(all, NonZeroUsize::get),
@@ -109,9 +110,28 @@ fn ways(only: &[String]) -> Result<Vec<&'static Way>> {
     }
     let one = |name: &String| {
         WAYS.iter().find(|way| way.name == name).ok_or_else(|| {
-            let names: Vec<&str> = WAYS.iter().map(|way| way.name).collect();
+            let names = WAYS.iter().map(|way| way.name).chain([CONVERSION]);
+            let names: Vec<&str> = names.collect();
             wrong(format!("--only: '{name}' is none of {}", names.join(", ")))
         })
     };
-    only.iter().map(one).collect()
+    let ways = only.iter().filter(|name| *name != CONVERSION);
+    ways.map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ways_by_their_names() {
+        let of = |only: &[&str]| {
+            let only: Vec<String> = only.iter().map(ToString::to_string).collect();
+            ways(&only).map(|ways| ways.iter().map(|way| way.name).collect::<Vec<_>>())
+        };
+        assert_eq!(of(&[]).unwrap().len(), WAYS.len());
+        assert_eq!(of(&["int8", CONVERSION]).unwrap(), ["int8"]);
+        let error = of(&["int3"]).unwrap_err().to_string();
+        assert!(error.contains("'int3' is none of int4 rtn") && error.contains(CONVERSION));
+    }
 }

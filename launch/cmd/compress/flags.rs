@@ -8,9 +8,12 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 use llmasos_forge::compress::recipe::{
-    Bits, CompressRecipe, CompressStep, DistilStep, KvBits, Method, PruneStep, Pruned, QuantizeStep,
+    Bits, CompressRecipe, CompressStep, DistilStep, GENERATED_TOKENS, KvBits, Method, PruneStep,
+    QuantizeStep,
 };
+use llmasos_forge::distil::Generate;
 
+use super::pruned::pruned;
 use super::quantity;
 use super::recipe_file::{self, TextPaths};
 use crate::cmd::usage::wrong;
@@ -19,12 +22,12 @@ use crate::cmd::usage::wrong;
 #[derive(Debug, Default, clap::Args)]
 pub(super) struct StepFlags {
     /// Steps, seed and texts from a file
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["quantize", "method", "degrid", "prune", "distil", "budget", "kv", "seed"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["quantize", "method", "degrid", "prune", "distil", "distil_data", "budget", "kv", "seed"])]
     recipe: Option<PathBuf>,
     /// Store weights so
     #[arg(long, value_enum, value_name = "WEIGHTS")]
     quantize: Option<BitsWord>,
-    /// How 4-bit codes are chosen [default: best for int4 and mixed]
+    /// How 4-bit codes are chosen [default: best for int4 and mixed, awq behind a mask]
     #[arg(long, value_enum, requires = "quantize")]
     method: Option<MethodWord>,
     /// Largest folder, with --quantize mixed
@@ -36,16 +39,23 @@ pub(super) struct StepFlags {
     /// First take weights that were quantized before off their grid
     #[arg(long, value_name = "SEED", num_args = 0..=1, default_missing_value = "1")]
     degrid: Option<u64>,
-    /// Take a part away: neurons=25%, heads=1 or layers=3; may be given several times
+    /// Take a part away: neurons=25%, heads=1, query-heads=1 or layers=3, chosen by a score, as in neurons:activation=25% (magnitude,
+    /// activation, wanda or surgeon; heads: activation or surgeon; layers: influence or divergence). Or set weights to 0, which saves no
+    /// time: mask:magnitude=50%, mask:wanda=50% or mask:2:4. May be given several times
     #[arg(long, value_name = "WHAT=N", value_parser = pruned)]
-    prune: Vec<Pruned>,
+    prune: Vec<PruneStep>,
     /// Keep what is left as it is, instead of fitting it to what the whole did
     #[arg(long, requires = "prune")]
     no_refit: bool,
     /// Then teach it what the original says: tokens=100k,alpha=0.1,temperature=1,learning_rate=1e-4
     #[arg(long, alias = "distill", value_name = "KEY=VALUE,…", value_parser = distilled)]
     distil: Option<DistilStep>,
-    /// Fail if perplexity grows by more
+    /// What it learns from: text, which is given (--train or --text), or generated, which the original writes itself, as much and as freely as
+    /// in generated=8k,temperature=1 [default: text]
+    #[arg(long, alias = "distill-data", requires = "distil", value_name = "DATA", value_parser = distil_data)]
+    distil_data: Option<DistilData>,
+    /// Fail if perplexity grows by more; with --quantize mixed, or int4 by the method best, find the smallest mix of 4 and 8 bits that does
+    /// not
     #[arg(long, value_name = "SHARE", value_parser = quantity::fraction)]
     max_ppl_increase: Option<f64>,
     /// Orders texts and seeds steps that need chance [default: 1]
@@ -159,15 +169,19 @@ impl StepFlags {
         let mut recipe = CompressRecipe::default();
         recipe.seed = self.seed.unwrap_or(recipe.seed);
         let degrid = self.degrid.map(|seed| CompressStep::Degrid { seed });
-        let refit = !self.no_refit;
-        let prune = self
-            .prune
-            .iter()
-            .map(|what| CompressStep::Prune(PruneStep { what: *what, refit }));
+        let prune = self.prune.iter().map(|step| PruneStep {
+            refit: step.refit && !self.no_refit,
+            ..*step
+        });
+        // Masks behind everything else: what comes after them would fill their zeros.
+        let (masks, parts): (Vec<PruneStep>, Vec<PruneStep>) = prune.partition(PruneStep::is_mask);
         let quantize = self.quantize.map(|word| {
             let weights = Bits::from(word);
             let method = match self.method {
                 Some(method) => method.into(),
+                None if matches!(weights, Bits::Int4 | Bits::Mixed) && !masks.is_empty() => {
+                    Method::Awq
+                }
                 None if matches!(weights, Bits::Int4 | Bits::Mixed) => Method::Best,
                 None => Method::Rtn,
             };
@@ -179,26 +193,16 @@ impl StepFlags {
             })
         });
         recipe.steps.extend(degrid);
-        recipe.steps.extend(prune);
-        recipe.steps.extend(self.distil.map(CompressStep::Distil));
+        let steps = &mut recipe.steps;
+        steps.extend(parts.into_iter().map(CompressStep::Prune));
+        let distil = self.distil.map(|step| DistilStep {
+            generated: self.distil_data.and_then(|data| data.0),
+            ..step
+        });
+        steps.extend(distil.map(CompressStep::Distil));
+        steps.extend(masks.into_iter().map(CompressStep::Prune));
         recipe.steps.extend(quantize);
         recipe
-    }
-}
-
-/// `neurons=25%`, `heads=1`, `layers=3`.
-fn pruned(text: &str) -> Result<Pruned, String> {
-    let expected = || format!("expected neurons=25%, heads=1 or layers=3, found '{text}'");
-    let (what, number) = text.split_once('=').ok_or_else(expected)?;
-    let count = || {
-        let count = quantity::count(number)?;
-        usize::try_from(count).map_err(|_| expected())
-    };
-    match what {
-        "neurons" => Ok(Pruned::Neurons(quantity::fraction(number)?)),
-        "heads" => Ok(Pruned::Heads(count()?)),
-        "layers" => Ok(Pruned::Layers(count()?)),
-        _ => Err(expected()),
     }
 }
 
@@ -224,9 +228,38 @@ fn distilled(text: &str) -> Result<DistilStep, String> {
     Ok(step)
 }
 
+/// What the smaller model learns from: given text, or text that the original writes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct DistilData(Option<Generate>);
+
+/// `text`, `generated`, `generated=8k`, `generated=8k,temperature=1`.
+fn distil_data(text: &str) -> Result<DistilData, String> {
+    let expected =
+        || format!("expected text, generated or generated=8k,temperature=1, found '{text}'");
+    if text == "text" {
+        return Ok(DistilData(None));
+    }
+    let mut generate = Generate {
+        tokens: GENERATED_TOKENS,
+        temperature: 1.0,
+    };
+    for (place, choice) in text.split(',').enumerate() {
+        match (place, choice.split_once('=')) {
+            (0, None) if choice == "generated" => {}
+            (0, Some(("generated", number))) => generate.tokens = quantity::count(number)?,
+            (1, Some(("temperature", number))) => {
+                generate.temperature = quantity::fraction(number)?
+            }
+            _ => return Err(expected()),
+        }
+    }
+    Ok(DistilData(Some(generate)))
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use llmasos_forge::compress::recipe::Pruned;
 
     use super::*;
 
@@ -267,8 +300,8 @@ mod tests {
         assert_eq!(
             found.steps[1],
             CompressStep::Prune(PruneStep {
-                what: Pruned::Layers(3),
-                refit: false
+                refit: false,
+                ..PruneStep::new(Pruned::Layers(3))
             })
         );
         assert_eq!(found.quantize().unwrap().method, Method::Best);
@@ -277,8 +310,68 @@ mod tests {
             (found.calibration.length, found.evaluate.length),
             (256, 256)
         );
+        let found = recipe(&[
+            "--prune",
+            "mask:wanda=50%",
+            "--prune",
+            "neurons:activation=25%",
+            "--distil",
+            "tokens=50k",
+            "--quantize",
+            "int4",
+        ])
+        .unwrap();
+        let masks: Vec<bool> = (found.steps.iter())
+            .map(|step| matches!(step, CompressStep::Prune(step) if step.is_mask()))
+            .collect();
+        assert_eq!(masks, [false, false, true, false], "{:?}", found.steps);
+        assert_eq!(found.quantize().unwrap().method, Method::Awq);
         let found = recipe(&["--quantize", "int8"]).unwrap();
         assert_eq!(found.quantize().unwrap().method, Method::Rtn);
+    }
+
+    #[test]
+    fn text_to_learn_from() {
+        let of = |text| distil_data(text).map(|data| data.0);
+        let generated = |tokens, temperature| {
+            Ok(Some(Generate {
+                tokens,
+                temperature,
+            }))
+        };
+        assert_eq!(of("text"), Ok(None));
+        assert_eq!(of("generated"), generated(GENERATED_TOKENS, 1.0));
+        assert_eq!(of("generated=20k"), generated(20_000, 1.0));
+        assert_eq!(
+            of("generated,temperature=0.8"),
+            generated(GENERATED_TOKENS, 0.8)
+        );
+        assert_eq!(of("generated=9k,temperature=2"), generated(9_000, 2.0));
+        for wrong in [
+            "",
+            "generate",
+            "generated=9k,8k",
+            "generated=x",
+            "temperature=1",
+        ] {
+            assert!(of(wrong).is_err(), "{wrong}");
+        }
+        let found = recipe(&[
+            "--prune",
+            "layers=1",
+            "--distil",
+            "tokens=9k",
+            "--distil-data",
+            "generated",
+        ])
+        .unwrap();
+        let CompressStep::Distil(step) = found.steps[1] else {
+            panic!("{:?}", found.steps);
+        };
+        assert_eq!(
+            step.generated.map(|data| data.tokens),
+            Some(GENERATED_TOKENS)
+        );
     }
 
     #[test]
@@ -287,10 +380,41 @@ mod tests {
             (&[], "nothing to do. Next:"),
             (&["--quantize", "int3"], "int8-dynamic"),
             (&["--method", "best"], "--quantize"),
-            (&["--prune", "heads"], "neurons=25%, heads=1 or layers=3"),
+            (&["--prune", "heads"], "neurons=25%, heads=1, query-heads=1"),
+            (
+                &["--prune", "layers:magnitude=3"],
+                "expected divergence, influence for layers",
+            ),
+            (
+                &[
+                    "--prune",
+                    "mask:2:4",
+                    "--quantize",
+                    "int4",
+                    "--method",
+                    "best",
+                ],
+                "feedback would fill its zeros",
+            ),
             (&["--prune", "neurons=200%"], "less than 100 %"),
             (&["--distil", "tokens=100k"], "distil after prune"),
             (&["--distil", "steps=3"], "found 'steps'"),
+            (&["--distil-data", "generated"], "--distil"),
+            (
+                &["--distil", "tokens=9k", "--distil-data", "invented"],
+                "expected text, generated",
+            ),
+            (
+                &[
+                    "--prune",
+                    "layers=1",
+                    "--distil",
+                    "tokens=9k",
+                    "--distil-data",
+                    "generated=9",
+                ],
+                "distil.generated.tokens is 9",
+            ),
             (
                 &["--quantize", "mixed", "--budget", "110"],
                 "110MB or 105MiB",

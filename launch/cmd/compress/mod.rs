@@ -11,12 +11,15 @@
 mod flags;
 mod judge;
 mod print;
+mod pruned;
 mod quantity;
 mod recipe_file;
 mod run;
+mod search;
 mod source;
 mod text;
 mod work;
+mod zip;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;

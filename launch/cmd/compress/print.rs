@@ -14,6 +14,12 @@ pub(super) fn lines(report: &CompressReport) -> Vec<String> {
     let mut lines = Vec::new();
     for step in &report.steps {
         lines.push(step_line(step));
+        let notes = step.detail["notes"].as_array().into_iter().flatten();
+        lines.extend(
+            notes
+                .filter_map(Value::as_str)
+                .map(|note| format!("         {note}")),
+        );
     }
     if let Some(found) = &report.evaluation {
         lines.push(String::new());
@@ -88,6 +94,14 @@ fn measured(report: &CompressReport) -> Vec<String> {
         size_words(found.graph_bytes),
         size_words(found.bytes)
     )];
+    if let Some(zipped) = found.zipped_bytes {
+        let saved = 1.0 - zipped as f64 / found.graph_bytes.max(1) as f64;
+        lines.push(format!(
+            "zipped          {}   ({:.1} % less to store or to send, which is all that a mask saves)",
+            size_words(zipped),
+            saved * 100.0
+        ));
+    }
     if let (Some(prefill), Some(decode)) = (found.prefill, found.decode) {
         lines.push(format!(
             "speed           {prefill:.0} tokens/s of a prompt, {decode:.0} of an answer, with {} threads",
@@ -106,4 +120,49 @@ fn measured(report: &CompressReport) -> Vec<String> {
     let time = duration_words(std::time::Duration::from_secs_f64(found.seconds.max(0.0)));
     lines.push(format!("it took         {time}{peak}"));
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use llmasos_forge::compress::{
+        recipe::CompressRecipe,
+        report::{Measured, REPORT_FORMAT, SourceReport},
+    };
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_mask_says_plainly_what_it_saves() {
+        let report = CompressReport {
+            format: REPORT_FORMAT.into(),
+            source: SourceReport {
+                name: "m".into(),
+                sha256: String::new(),
+                parameters: 1,
+            },
+            recipe: CompressRecipe::default(),
+            texts: Vec::new(),
+            steps: vec![StepReport {
+                step: "prune".into(),
+                parameters: 1_000_000,
+                seconds: 1.0,
+                is_resumed: false,
+                detail: json!({ "zeros": 5, "notes": ["a mask saves no CPU time"] }),
+            }],
+            evaluation: None,
+            measured: Measured {
+                graph_bytes: 100_000_000,
+                zipped_bytes: Some(60_000_000),
+                ..Measured::default()
+            },
+            is_within_budget: true,
+        };
+        let text = lines(&report).join("\n");
+        assert!(
+            text.contains("zeros 5\n         a mask saves no CPU time"),
+            "{text}"
+        );
+        assert!(text.contains("60.0 MB   (40.0 % less"), "{text}");
+    }
 }

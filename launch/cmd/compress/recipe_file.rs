@@ -7,8 +7,8 @@
 //! calibration: { tokens: 32k, length: 512 }
 //! steps:
 //!   - degrid
-//!   - prune: { neurons: 25%, refit: true }
-//!   - distil: { tokens: 100k, alpha: 0.1, temperature: 1 }
+//!   - prune: { neurons: 25%, score: surgeon, refit: true }
+//!   - distil: { tokens: 100k, alpha: 0.1, temperature: 1 }      # with generated: { tokens: 8k } on text that the original writes
 //!   - quantize: { weights: mixed, method: best, budget: 110MB, kv: int8 }
 //! evaluate: { sequences: 8, length: 512, max_perplexity_increase: 3% }
 //! ```
@@ -18,10 +18,12 @@
 use std::path::{Path, PathBuf};
 
 use llmasos_forge::compress::recipe::{
-    Bits, CompressRecipe, CompressStep, DistilStep, KvBits, Method, PruneStep, Pruned, QuantizeStep,
+    Bits, CompressRecipe, CompressStep, DistilStep, GENERATED_TOKENS, KvBits, Method, PruneStep,
+    Pruned, QuantizeStep,
 };
+use llmasos_forge::distil::Generate;
 
-use super::quantity;
+use super::{pruned, quantity};
 use crate::models::{
     ModelError,
     yaml::{Fields, Node, read_document},
@@ -183,36 +185,58 @@ fn step(node: Node<'_>, seed: u64) -> Result<CompressStep, ModelError> {
     }
 }
 
+/// What can be taken away, by the names of its fields.
+const PARTS: [&str; 5] = ["neurons", "heads", "query-heads", "layers", "mask"];
+
 fn prune(node: Node<'_>) -> Result<PruneStep, ModelError> {
-    let fields = node.fields(&["neurons", "heads", "layers", "refit"])?;
-    let mut refit = true;
-    set(&fields, "refit", boolean, &mut refit)?;
-    let found = (
-        fields.optional("neurons"),
-        fields.optional("heads"),
-        fields.optional("layers"),
-    );
-    let what = match found {
-        (Some(node), None, None) => Pruned::Neurons(share(node)?),
-        (None, Some(node), None) => Pruned::Heads(small(node)?),
-        (None, None, Some(node)) => Pruned::Layers(small(node)?),
-        _ => {
-            return Err(
-                node.error("expected one of neurons, heads and layers: several are several steps")
-            );
-        }
+    let fields = node.fields(&[&PARTS[..], &["score", "refit"]].concat())?;
+    let mut given = PARTS
+        .iter()
+        .filter_map(|name| Some((*name, fields.optional(name)?)));
+    let (Some((name, number)), None) = (given.next(), given.next()) else {
+        return Err(node.error(format!(
+            "expected one of {}: several are several steps",
+            PARTS.join(", ")
+        )));
     };
-    Ok(PruneStep { what, refit })
+    let mut step = PruneStep::new(match name {
+        "neurons" => Pruned::Neurons(share(number)?),
+        "heads" => Pruned::Heads(small(number)?),
+        "query-heads" => Pruned::QueryHeads(small(number)?),
+        "layers" => Pruned::Layers(small(number)?),
+        _ => Pruned::Mask(pruned::mask(&written(number)?).map_err(|error| number.error(error))?),
+    });
+    set(&fields, "refit", boolean, &mut step.refit)?;
+    if let Some(node) = fields.optional("score") {
+        step.score = Some(node.word(pruned::SCORES)?);
+    }
+    Ok(step)
 }
 
 fn distil(node: Node<'_>) -> Result<DistilStep, ModelError> {
-    let fields = node.fields(&["tokens", "alpha", "temperature", "learning_rate"])?;
+    let fields = node.fields(&[
+        "tokens",
+        "alpha",
+        "temperature",
+        "learning_rate",
+        "generated",
+    ])?;
     let mut step = DistilStep::default();
     set(&fields, "tokens", whole, &mut step.tokens)?;
     set(&fields, "alpha", share, &mut step.alpha)?;
     set(&fields, "temperature", share, &mut step.temperature)?;
     if let Some(node) = fields.optional("learning_rate") {
         step.learning_rate = Some(share(node)?);
+    }
+    if let Some(node) = fields.optional("generated") {
+        let fields = node.fields(&["tokens", "temperature"])?;
+        let mut generate = Generate {
+            tokens: GENERATED_TOKENS,
+            temperature: 1.0,
+        };
+        set(&fields, "tokens", whole, &mut generate.tokens)?;
+        set(&fields, "temperature", share, &mut generate.temperature)?;
+        step.generated = Some(generate);
     }
     Ok(step)
 }
@@ -282,6 +306,8 @@ fn boolean(node: Node<'_>) -> Result<bool, ModelError> {
 
 #[cfg(test)]
 mod tests {
+    use llmasos_forge::compress::{prune::Pattern, recipe::Score};
+
     use super::*;
 
     fn read(text: &str) -> Result<(CompressRecipe, TextPaths), String> {
@@ -294,9 +320,9 @@ data: { calibration: notes, test: /books/b.txt }
 calibration: { tokens: 16k, length: 256 }
 steps:
   - degrid
-  - prune: { neurons: 25%, refit: false }
+  - prune: { neurons: 25%, refit: false, score: activation }
   - prune: { layers: 3 }
-  - distil: { tokens: 1.5M, alpha: 0.2, temperature: 2, learning_rate: 0.0001 }
+  - distil: { tokens: 1.5M, alpha: 0.2, temperature: 2, learning_rate: 0.0001, generated: { tokens: 9k } }
   - quantize: { weights: mixed, method: best, budget: 110MB, kv: int8 }
 evaluate: { sequences: 4, length: 128, max_perplexity_increase: 3% }
 ";
@@ -319,18 +345,20 @@ evaluate: { sequences: 4, length: 128, max_perplexity_increase: 3% }
             [
                 CompressStep::Degrid { seed: 7 },
                 CompressStep::Prune(PruneStep {
-                    what: Pruned::Neurons(0.25),
-                    refit: false
+                    refit: false,
+                    score: Some(Score::Activation),
+                    ..PruneStep::new(Pruned::Neurons(0.25))
                 }),
-                CompressStep::Prune(PruneStep {
-                    what: Pruned::Layers(3),
-                    refit: true
-                }),
+                CompressStep::Prune(PruneStep::new(Pruned::Layers(3))),
                 CompressStep::Distil(DistilStep {
                     tokens: 1_500_000,
                     alpha: 0.2,
                     temperature: 2.0,
-                    learning_rate: Some(0.0001)
+                    learning_rate: Some(0.0001),
+                    generated: Some(Generate {
+                        tokens: 9_000,
+                        temperature: 1.0
+                    })
                 }),
                 CompressStep::Quantize(QuantizeStep {
                     weights: Bits::Mixed,
@@ -346,6 +374,20 @@ evaluate: { sequences: 4, length: 128, max_perplexity_increase: 3% }
         );
         assert_eq!(paths.test.as_deref(), Some(Path::new("/books/b.txt")));
         assert_eq!((paths.all, paths.train), (None, None));
+    }
+
+    #[test]
+    fn masks() {
+        for (words, pattern) in [
+            ("magnitude=50%", Pattern::Magnitude(0.5)),
+            ("wanda:0.25", Pattern::Wanda(0.25)),
+            ("2:4", Pattern::TwoOfFour),
+        ] {
+            let text = format!("llmasos: compress/v1\nsteps:\n  - prune: {{ mask: {words} }}\n");
+            let (recipe, _) = read(&text).unwrap();
+            let step = PruneStep::new(Pruned::Mask(pattern));
+            assert_eq!(recipe.steps, [CompressStep::Prune(step)]);
+        }
     }
 
     #[test]
@@ -417,6 +459,24 @@ evaluate: { sequences: 4, length: 128, max_perplexity_increase: 3% }
                 "nothing after quantize",
             ),
             ("refit: false", "refit: maybe", "7:35", "true or false"),
+            (
+                "score: activation",
+                "score: activity",
+                "7:49",
+                "did you mean 'activation'?",
+            ),
+            (
+                "score: activation",
+                "score: divergence",
+                "6:3",
+                "prune.score is divergence",
+            ),
+            (
+                "layers: 3",
+                "mask: thirds",
+                "8:20",
+                "expected magnitude=50%, wanda=50% or 2:4, found 'thirds'",
+            ),
         ];
         for (from, to, place, words) in CASES {
             assert!(WHOLE.contains(from), "{from}");

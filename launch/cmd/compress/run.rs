@@ -12,7 +12,7 @@ use llmasos_forge::{
     compress::{
         self, Chosen, Tools,
         recipe::{Bits, CompressRecipe, CompressStep, QuantizeStep},
-        report::{CompressReport, Measured, REPORT_FORMAT, SourceReport, StepReport},
+        report::{CompressReport, Measured, REPORT_FORMAT, SourceReport, StepReport, TextReport},
     },
     corpus::Part,
     evaluate::Evaluation,
@@ -21,8 +21,9 @@ use serde_json::json;
 
 use super::text::Texts;
 use super::work::Work;
+use super::zip::zipped_bytes;
 use super::{Args, Candidate, Given, judge, print, record, source};
-use crate::bench::compress::measure;
+use crate::bench::{compress::measure, model::peak_bytes};
 use crate::cmd::{output, progress::watch};
 use crate::models::{Cancel, Console, Event, Models, Reporter, size_words};
 use crate::run::configure;
@@ -51,18 +52,18 @@ pub(crate) fn runtime(asked: Option<NonZeroUsize>) -> Result<Runtime> {
 }
 
 /// What is known before the first step.
-struct Job<'a> {
+pub(super) struct Job<'a> {
     args: &'a Args,
-    recipe: CompressRecipe,
+    pub(super) recipe: CompressRecipe,
     given: Given,
-    work: Work,
+    pub(super) work: Work,
     source: String,
     original: Checkpoint,
     runtime: Runtime,
     calibration: Vec<Vec<u32>>,
     train: Vec<Vec<u32>>,
     test: Vec<Vec<u32>>,
-    texts: Vec<llmasos_forge::compress::report::TextReport>,
+    texts: Vec<TextReport>,
 }
 
 /// Does everything.
@@ -165,11 +166,11 @@ fn prepare<'a>(args: &'a Args, reporter: &mut Console) -> Result<Job<'a>> {
     })
 }
 
-/// Tokens that distillation reads at most, over all its steps.
+/// Tokens of given text that distillation reads at most, over all its steps.
 fn train_tokens(recipe: &CompressRecipe) -> Option<u64> {
     let steps = recipe.steps.iter();
     let tokens = steps.filter_map(|step| match step {
-        CompressStep::Distil(step) => Some(step.tokens),
+        CompressStep::Distil(step) if step.generated.is_none() => Some(step.tokens),
         _ => None,
     });
     tokens.max()
@@ -179,8 +180,14 @@ fn make(job: Job<'_>, begun: Instant, reporter: &mut Console) -> Result<ExitCode
     let mut reports = Vec::new();
     let (changed, key) = job.changes(&mut reports, reporter)?;
     let last = changed.as_ref().unwrap_or(&job.original);
-    let result = job.quantize(last, &key, &mut reports, reporter)?;
-    let evaluation = job.judge(&result, last, reporter)?;
+    let (result, evaluation) = match job.searched_limit() {
+        Some(limit) => job.search(limit, last, &key, &mut reports, reporter)?,
+        None => {
+            let result = job.quantize(last, &key, &mut reports, reporter)?;
+            let evaluation = job.judge(&result, last, reporter)?;
+            (result, evaluation)
+        }
+    };
     let measured = job.measure(&result, begun, reporter)?;
     let report = job.report(reports, evaluation, measured);
     compress::attach(&result.dir, &report)?;
@@ -262,12 +269,14 @@ fn over_budget(report: &CompressReport) -> String {
 }
 
 /// The written model.
-struct Made {
-    dir: PathBuf,
-    chosen: Chosen,
+pub(super) struct Made {
+    pub(super) dir: PathBuf,
+    pub(super) chosen: Chosen,
     has_fused: bool,
+    /// The graph that runs here.
+    graph: &'static str,
     bytes: u64,
-    graph_bytes: u64,
+    pub(super) graph_bytes: u64,
 }
 
 impl Job<'_> {
@@ -338,8 +347,40 @@ impl Job<'_> {
             ..QuantizeStep::default()
         };
         let step = self.recipe.quantize().unwrap_or(&floats);
-        let dir = self.work.place("result", key);
         let begun = Instant::now();
+        let scratch = self.work.scratch();
+        let kept = self.work.place("kept", key);
+        let tools = self.tools(&scratch, &kept);
+        let mut seen = watch(reporter, "quantize");
+        let chosen = Chosen::new(step, input, &tools, &mut seen).context("quantize")?;
+        drop(seen);
+        let made = self.folder((step, chosen), input, key, reporter)?;
+        if self.recipe.quantize().is_some() {
+            let report = StepReport {
+                step: "quantize".into(),
+                parameters: compress::parameters(input),
+                seconds: begun.elapsed().as_secs_f64(),
+                is_resumed: false,
+                detail: made.chosen.detail().clone(),
+            };
+            self.tell(&report)?;
+            reports.push(report);
+        }
+        Ok(made)
+    }
+
+    /// Writes the folder of what was chosen, in the work folder.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub(super) fn folder(
+        &self,
+        (step, chosen): (&QuantizeStep, Chosen),
+        input: &Checkpoint,
+        key: &str,
+        reporter: &mut Console,
+    ) -> Result<Made> {
+        let dir = self.work.place("result", key);
         let name = self.args.out.as_deref().and_then(Path::file_name);
         let about = Provenance {
             name: name.map_or_else(
@@ -350,24 +391,10 @@ impl Job<'_> {
             sources: source::sources(&self.given, &self.original),
         };
         self.work.require_room(source::weight_bytes(input))?;
-        let scratch = self.work.scratch();
-        let kept = self.work.place("kept", key);
-        let tools = self.tools(&scratch, &kept);
-        let mut watch = watch(reporter, "quantize");
-        let (summary, chosen) =
-            compress::finish(step, input, &tools, &about, &dir, &mut watch).context("quantize")?;
-        drop(watch);
-        if self.recipe.quantize().is_some() {
-            let report = StepReport {
-                step: "quantize".into(),
-                parameters: compress::parameters(input),
-                seconds: begun.elapsed().as_secs_f64(),
-                is_resumed: false,
-                detail: chosen.detail().clone(),
-            };
-            self.tell(&report)?;
-            reports.push(report);
-        }
+        let mut seen = watch(reporter, "quantize");
+        let summary = compress::folder((&chosen, step), input, &about, &dir, &mut seen)
+            .context("quantize")?;
+        drop(seen);
         let has_fused = summary.files.contains_key("fused.onnx");
         let graph = match has_fused && !chosen.is_dynamic() {
             true => "fused.onnx",
@@ -381,6 +408,7 @@ impl Job<'_> {
         Ok(Made {
             dir,
             has_fused,
+            graph,
             bytes: summary.bytes,
             graph_bytes,
             chosen,
@@ -388,7 +416,12 @@ impl Job<'_> {
     }
 
     /// What it cost, on text that no step has read.
-    fn judge(&self, made: &Made, last: &Checkpoint, reporter: &mut Console) -> Result<Evaluation> {
+    pub(super) fn judge(
+        &self,
+        made: &Made,
+        last: &Checkpoint,
+        reporter: &mut Console,
+    ) -> Result<Evaluation> {
         let (work, source, runtime) = (&self.work, &self.source, &self.runtime);
         let mut reference = record(
             (work, self.args.records.as_deref()),
@@ -419,9 +452,14 @@ impl Job<'_> {
         let threads = threads(self.args.threads);
         let is_portable = !made.has_fused || made.chosen.is_dynamic();
         let found = measure::in_child(&made.dir, threads, is_portable)?;
+        let mut steps = self.recipe.steps.iter();
+        let has_mask =
+            steps.any(|step| matches!(step, CompressStep::Prune(step) if step.is_mask()));
+        let zipped_bytes = has_mask.then(|| zipped_bytes(&made.dir, made.graph));
         Ok(Measured {
             bytes: made.bytes,
             graph_bytes: made.graph_bytes,
+            zipped_bytes: zipped_bytes.transpose()?,
             resident_bytes: Some(found.resident_bytes),
             kv_bytes_per_token: Some(found.kv_bytes_per_token),
             prefill: Some(found.prefill),
@@ -450,7 +488,12 @@ impl Job<'_> {
                 parameters: compress::parameters(&self.original),
             },
             recipe: self.recipe.clone(),
-            texts: self.texts.clone(),
+            texts: self
+                .texts
+                .iter()
+                .cloned()
+                .chain(steps.iter().filter_map(written))
+                .collect(),
             steps,
             evaluation: Some(evaluation),
             measured,
@@ -458,7 +501,7 @@ impl Job<'_> {
         }
     }
 
-    fn tools<'t>(&'t self, scratch: &'t Path, kept: &'t Path) -> Tools<'t> {
+    pub(super) fn tools<'t>(&'t self, scratch: &'t Path, kept: &'t Path) -> Tools<'t> {
         Tools {
             runtime: &self.runtime,
             original: &self.original,
@@ -473,16 +516,21 @@ impl Job<'_> {
     /// sha256 and amount of the texts that a step reads: with others it is another step.
     fn texts_of(&self, step: &CompressStep) -> Vec<String> {
         let reads = |purpose: &str| match step {
-            CompressStep::Distil(_) => purpose == Part::Train.name(),
+            CompressStep::Distil(step) => step.generated.is_none() && purpose == Part::Train.name(),
             step => step.reads_calibration() && purpose == Part::Calibration.name(),
         };
         let texts = self.texts.iter().filter(|text| reads(&text.purpose));
-        texts
+        let mut named: Vec<String> = texts
             .map(|text| format!("{} {}", text.sha256, text.tokens))
-            .collect()
+            .collect();
+        // The order of training, and what the original writes, depend on it too.
+        if matches!(step, CompressStep::Distil(_)) {
+            named.push(format!("seed {}", self.recipe.seed));
+        }
+        named
     }
 
-    fn tell(&self, report: &StepReport) -> Result<()> {
+    pub(super) fn tell(&self, report: &StepReport) -> Result<()> {
         match self.args.json {
             true => output::line(&serde_json::to_string(report)?),
             false => Ok(()),
@@ -490,10 +538,15 @@ impl Job<'_> {
     }
 }
 
-/// Largest memory of this process so far.
-fn peak_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    let kibibytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    kibibytes.checked_mul(1024)
+/// The text that the original wrote for a step, as a text that was read.
+fn written(step: &StepReport) -> Option<TextReport> {
+    let about = step.detail.get("generated")?;
+    let number = |field: &str| usize::try_from(about[field].as_u64()?).ok();
+    Some(TextReport {
+        purpose: Part::Train.name().to_owned(),
+        from: "written by the original".to_owned(),
+        sha256: about["sha256"].as_str()?.to_owned(),
+        articles: number("texts")?,
+        tokens: number("tokens")?,
+    })
 }

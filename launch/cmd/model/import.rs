@@ -18,6 +18,7 @@ use clap::ValueEnum;
 use llmasos_forge::{ForgeError, ImportOptions, ModelFolderSummary, WeightFormat, import};
 use serde_json::json;
 
+use crate::bench::model::peak_bytes;
 use crate::models::{Cancel, Console, Event, Reporter, size_words};
 
 /// Longest name of a model, as in the catalogue.
@@ -112,7 +113,7 @@ pub(super) fn run(args: &Args, is_json: bool, cancel: Cancel) -> anyhow::Result<
         writeln!(
             stdout,
             "{}",
-            json!({"name": name, "state": "ready", "dir": summary.dir, "role": summary.role, "family": summary.family, "bytes_on_disk": summary.bytes})
+            json!({"name": name, "state": "ready", "dir": summary.dir, "role": summary.role, "family": summary.family, "bytes_on_disk": summary.bytes, "peak_bytes": peak_bytes()})
         )?;
     } else {
         writeln!(

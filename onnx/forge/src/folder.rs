@@ -44,6 +44,8 @@ pub enum Step {
     Evaluate,
     /// Taking parts of a model away; `done` and `total` are layers.
     Prune,
+    /// Letting a model write; `done` and `total` are tokens.
+    Generate,
     /// Training a model; `done` and `total` are tokens.
     Train,
     /// Copying a file as it is; `done` and `total` are bytes.
@@ -65,6 +67,7 @@ impl Step {
             Step::Convert => "converting",
             Step::Tokenize => "dividing into tokens",
             Step::Evaluate => "evaluating",
+            Step::Generate => "generating",
             Step::Train => "training",
             Step::Prune => "pruning",
             Step::Quantize => "quantizing",
@@ -429,7 +432,8 @@ pub(crate) fn file_name(path: &Path) -> String {
         .unwrap_or_default()
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Bytes as hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -21,7 +21,7 @@ use crate::gguf::Gguf;
 use crate::huggingface::Folder;
 use crate::mapped::MappedFile;
 use crate::tokenizer::Vocabulary;
-use crate::weights::Weights;
+use crate::weights::{MappedGguf, Weights, letting_go};
 use crate::writer::{FUSED_FILE, MODEL_FILE, write_model};
 
 /// Metadata key of the chat template.
@@ -103,7 +103,8 @@ pub(crate) fn open_gguf<T>(source: &Path, then: Use<'_, T>) -> Result<T, ForgeEr
             eos: vocabulary.eos,
         },
     };
-    then(&model, &gguf, &text)
+    let (gguf, file) = (&gguf, &file);
+    then(&model, &MappedGguf { gguf, file }, &text)
 }
 
 /// Builds the files of a Hugging Face folder, whose files are given by name.
@@ -173,6 +174,7 @@ fn write(
     dir: &Path,
     watch: &mut Watch<'_>,
 ) -> Result<Built, ForgeError> {
+    let watch: &mut Watch<'_> = &mut letting_go(weights, watch);
     let built = match model {
         Model::Decoder(spec) => write_decoder(spec, weights, text, coding, dir, watch)?,
         Model::Encoder(spec) => write_encoder(spec, weights, text, coding, dir, watch)?,

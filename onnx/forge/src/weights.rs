@@ -9,10 +9,12 @@
 //!   safetensors shards ────┘
 //! ```
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 use crate::error::ForgeError;
+use crate::folder::{Progress, Step, Watch};
 use crate::gguf::{BlockFormat, Gguf, GgufError};
+use crate::mapped::MappedFile;
 
 /// A source of named tensors.
 pub trait Weights {
@@ -66,6 +68,9 @@ pub trait Weights {
         self.rows(name, 0..rows as usize)
     }
 
+    /// Lets go of the memory of what was read, where that is possible. Reading again is slower, and gives the same.
+    fn release(&self) {}
+
     /// Whether there is such a tensor.
     fn has(&self, name: &str) -> bool {
         self.shape(name).is_some()
@@ -87,10 +92,105 @@ impl Weights for Gguf<'_> {
     }
 }
 
+/// The tensors of a GGUF file that is mapped.
+pub(crate) struct MappedGguf<'g> {
+    /// What is in it.
+    pub(crate) gguf: &'g Gguf<'g>,
+    /// The file.
+    pub(crate) file: &'g MappedFile,
+}
+
+impl Weights for MappedGguf<'_> {
+    fn names(&self) -> Vec<&str> {
+        self.gguf.names()
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<u64>> {
+        self.gguf.shape(name)
+    }
+
+    fn raw(&self, name: &str) -> Result<(BlockFormat, &[u8]), ForgeError> {
+        Weights::raw(self.gguf, name)
+    }
+
+    fn release(&self) {
+        self.file.release();
+    }
+}
+
+/// Bytes written between two times that what was read is let go.
+const RELEASE_BYTES: u64 = 16 << 20;
+
+/// A callback that lets go of what was read from `weights` as the writing gets on, and hands everything to `watch`.
+pub(crate) fn letting_go<'w>(
+    weights: &'w dyn Weights,
+    watch: &'w mut Watch<'_>,
+) -> impl FnMut(Progress<'_>) -> ControlFlow<()> + 'w {
+    let mut last = 0;
+    move |progress| {
+        if progress.step == Step::Convert && progress.done.abs_diff(last) >= RELEASE_BYTES {
+            weights.release();
+            last = progress.done;
+        }
+        watch(progress)
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
     use crate::gguf::sample::Sample;
+
+    struct Counted(Cell<u32>);
+
+    impl Weights for Counted {
+        fn names(&self) -> Vec<&str> {
+            Vec::new()
+        }
+
+        fn shape(&self, _: &str) -> Option<Vec<u64>> {
+            None
+        }
+
+        fn raw(&self, _: &str) -> Result<(BlockFormat, &[u8]), ForgeError> {
+            Ok((BlockFormat::F32, &[]))
+        }
+
+        fn release(&self) {
+            self.0.set(self.0.get() + 1);
+        }
+    }
+
+    #[test]
+    fn what_was_read_is_let_go_now_and_then() {
+        let weights = Counted(Cell::new(0));
+        let heard = Cell::new(0);
+        let mut watch = |_: Progress<'_>| {
+            heard.set(heard.get() + 1);
+            ControlFlow::Continue(())
+        };
+        let mut letting_go = letting_go(&weights, &mut watch);
+        // Two graphs are written, so that the bytes begin anew; hashing reads no weights.
+        for (step, mebibytes) in [
+            (Step::Convert, 1),
+            (Step::Convert, 20),
+            (Step::Convert, 30),
+            (Step::Convert, 40),
+            (Step::Convert, 1),
+            (Step::Hash, 90),
+        ] {
+            let progress = Progress {
+                step,
+                item: "w",
+                done: mebibytes << 20,
+                total: 100 << 20,
+            };
+            assert!(letting_go(progress).is_continue());
+        }
+        assert_eq!((weights.0.get(), heard.get()), (3, 6));
+    }
 
     #[test]
     fn rows_are_the_last_size() {

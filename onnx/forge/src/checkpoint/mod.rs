@@ -7,7 +7,8 @@
 //! ```text
 //!   GGUF | Hugging Face ─► import ─► checkpoint ─► step ─► checkpoint ─► … ─► model folder
 //!
-//!   DIR/checkpoint.json      format · description (sizes, which tensors) · ends of texts · licence, sources · steps so far
+//!   DIR/checkpoint.json      format · description (sizes, which tensors) · ends of texts · licence, sources · steps so far · sha256 of
+//!                            the weights
 //!       model.safetensors    float32, canonical names (see `names`), in the order of computation
 //!       tokenizer.json · chat_template.jinja
 //! ```
@@ -19,6 +20,7 @@ mod write;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -27,13 +29,13 @@ use serde_json::Value as Json;
 use crate::decoder::{Coding, DecoderSpec};
 use crate::error::ForgeError;
 use crate::folder::{
-    Description as FolderDescription, Draft, ModelFolderSummary, Provenance, SourceRecord, Watch,
-    copy_file, write_file,
+    Description as FolderDescription, Draft, ModelFolderSummary, Progress, Provenance,
+    SourceRecord, Watch, copy_file, hash_file, write_file,
 };
 use crate::language::{self, Ends, Text};
 use crate::mapped::MappedFile;
 use crate::safetensors::Shards;
-use crate::weights::Weights;
+use crate::weights::{Weights, letting_go};
 
 pub use names::{Constant, canonical, constants, layer_weight};
 
@@ -99,6 +101,9 @@ pub struct About {
 struct Description {
     format: String,
     about: About,
+    /// sha256 of the file of weights; those written before it was noted have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    weights_sha256: Option<String>,
     spec: DecoderSpec,
 }
 
@@ -110,6 +115,7 @@ pub type Change<'c> = &'c mut dyn FnMut(&str) -> Result<Option<Vec<f32>>, ForgeE
 pub struct Checkpoint {
     dir: PathBuf,
     about: About,
+    weights_sha256: Option<String>,
     spec: DecoderSpec,
     weights: Shards,
 }
@@ -150,6 +156,7 @@ impl Checkpoint {
         Ok(Checkpoint {
             dir: dir.to_path_buf(),
             about: found.about,
+            weights_sha256: found.weights_sha256,
             spec: found.spec,
             weights,
         })
@@ -165,6 +172,7 @@ impl Checkpoint {
         watch: &mut Watch<'_>,
     ) -> Result<Checkpoint, ForgeError> {
         let draft = Draft::create(dir)?;
+        let watch: &mut Watch<'_> = &mut letting_go(weights, watch);
         let from = constants(spec);
         let canonical = canonical(spec);
         let mut source = from.iter();
@@ -173,8 +181,8 @@ impl Checkpoint {
             Some((_, Constant::Vector(vector))) => vector.floats(weights).map(Cow::Owned),
             None => Ok(Cow::Owned(Vec::new())),
         };
-        write::weights(draft.dir(), &canonical, &mut make, watch)?;
-        describe(draft.dir(), about, canonical)?;
+        let hash = write::weights(draft.dir(), &canonical, &mut make, watch)?;
+        describe(draft.dir(), about, hash, canonical)?;
         write_file(&draft.dir().join(TOKENIZER_FILE), &text.tokenizer)?;
         if let Some(template) = &text.chat_template {
             write_file(&draft.dir().join(TEMPLATE_FILE), template)?;
@@ -203,10 +211,10 @@ impl Checkpoint {
             Some(elements) => Ok(Cow::Owned(elements)),
             None => self.tensor(name),
         };
-        write::weights(draft.dir(), spec, &mut make, watch)?;
+        let hash = write::weights(draft.dir(), spec, &mut make, watch)?;
         let mut about = self.about.clone();
         about.steps.push(step);
-        describe(draft.dir(), about, spec.clone())?;
+        describe(draft.dir(), about, hash, spec.clone())?;
         for name in [TOKENIZER_FILE, TEMPLATE_FILE] {
             let from = self.dir.join(name);
             if from.is_file() {
@@ -260,6 +268,21 @@ impl Checkpoint {
         &self.about
     }
 
+    /// sha256 of the file of all its weights, 64 hexadecimal digits: as noted when it was written, else computed.
+    ///
+    /// # Errors
+    /// [`ForgeError::Io`] if the file has to be read and cannot be.
+    pub fn weights_sha256(&self) -> Result<String, ForgeError> {
+        match &self.weights_sha256 {
+            Some(noted) => Ok(noted.clone()),
+            None => {
+                let path = self.dir.join(WEIGHTS_FILE);
+                let mut go_on = |_: Progress<'_>| ControlFlow::Continue(());
+                Ok(hash_file(&path, &mut go_on)?.sha256)
+            }
+        }
+    }
+
     /// Its tensors.
     pub fn weights(&self) -> &dyn Weights {
         &self.weights
@@ -304,10 +327,16 @@ impl Checkpoint {
     }
 }
 
-fn describe(dir: &Path, about: About, spec: DecoderSpec) -> Result<(), ForgeError> {
+fn describe(
+    dir: &Path,
+    about: About,
+    weights_sha256: String,
+    spec: DecoderSpec,
+) -> Result<(), ForgeError> {
     let description = Description {
         format: FORMAT.to_string(),
         about,
+        weights_sha256: Some(weights_sha256),
         spec,
     };
     let path = dir.join(DESCRIPTION_FILE);

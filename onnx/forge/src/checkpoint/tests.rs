@@ -90,6 +90,24 @@ fn a_step_changes_what_it_names_and_nothing_else() {
         assert_eq!(is_same, tensor != name, "{tensor}");
     }
     assert_eq!(changed.tokenizer().unwrap(), b"{}");
+    for checkpoint in [&checkpoint, &changed] {
+        let file = hash_file(&checkpoint.dir().join(WEIGHTS_FILE), &mut go_on).unwrap();
+        assert_eq!(checkpoint.weights_sha256().unwrap(), file.sha256);
+    }
+    assert_ne!(
+        checkpoint.weights_sha256().unwrap(),
+        changed.weights_sha256().unwrap()
+    );
+    // One that was written before hashes were noted.
+    let path = dir.join(DESCRIPTION_FILE);
+    let mut description: Json = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let noted = description
+        .as_object_mut()
+        .unwrap()
+        .remove("weights_sha256");
+    std::fs::write(&path, description.to_string()).unwrap();
+    let old = Checkpoint::open(&dir).unwrap();
+    assert_eq!(noted.unwrap(), old.weights_sha256().unwrap());
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use serde_json::{Map, Value as Json, json};
+use sha2::{Digest, Sha256};
 
 use super::{CheckpointError, WEIGHTS_FILE, constants};
 use crate::decoder::DecoderSpec;
@@ -18,18 +19,21 @@ const ALIGNMENT_BYTES: usize = 64;
 /// Makes the elements of a tensor by its canonical name.
 type Make<'m, 'w> = &'m mut dyn FnMut(&str) -> Result<Cow<'w, [f32]>, ForgeError>;
 
-/// Writes the file of all tensors of `spec` into `dir`, asking `make` for one at a time, in order.
+/// Writes the file of all tensors of `spec` into `dir`, asking `make` for one at a time, in order. Returns the sha256 of the file.
 pub(super) fn weights<'w>(
     dir: &Path,
     spec: &DecoderSpec,
     make: Make<'_, 'w>,
     watch: &mut Watch<'_>,
-) -> Result<(), ForgeError> {
+) -> Result<String, ForgeError> {
     let constants = constants(spec);
     let path = dir.join(WEIGHTS_FILE);
     let failed = |error| ForgeError::io("write", &path)(error);
     let file = File::create(&path).map_err(ForgeError::io("create", &path))?;
-    let mut file = BufWriter::with_capacity(1 << 20, file);
+    let mut file = Hashed {
+        file: BufWriter::with_capacity(1 << 20, file),
+        hash: Sha256::new(),
+    };
     let (mut header, mut total) = (Map::new(), 0_u64);
     for (name, constant) in &constants {
         let end = total + 4 * constant.elements() as u64;
@@ -67,10 +71,25 @@ pub(super) fn weights<'w>(
         };
         report(watch, progress)?;
     }
+    let Hashed { file, hash } = file;
     let file = file
         .into_inner()
         .map_err(|error| failed(error.into_error()))?;
-    file.sync_all().map_err(ForgeError::io("flush", &path))
+    file.sync_all().map_err(ForgeError::io("flush", &path))?;
+    Ok(crate::folder::hex(&hash.finalize()))
+}
+
+/// A file that is hashed while it is written: afterwards it would have to be read once more.
+struct Hashed {
+    file: BufWriter<File>,
+    hash: Sha256,
+}
+
+impl Hashed {
+    fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.hash.update(bytes);
+        self.file.write_all(bytes)
+    }
 }
 
 /// Refuses weights that are infinite or not a number: they would spread to every answer.

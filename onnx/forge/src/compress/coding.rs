@@ -1,17 +1,13 @@
 //! How the matrices of a compressed model are stored: what a quantize step means for each of them.
 
-use std::collections::BTreeMap;
-
 use serde_json::{Value, json};
 
 use super::job::Tools;
 use super::kv::kv_int8;
-use super::quantize::{
-    Budget, QuantizeOptions, QuantizeReport, Quantized, quantize, raise, sensitivities,
-    stored_bytes,
-};
+use super::mixing::mixed;
+use super::quantize::{QuantizeOptions, QuantizeReport, Quantized, quantize};
 use super::recipe::{Bits, KvBits, Method, QuantizeStep, word};
-use crate::checkpoint::{Checkpoint, Constant, constants};
+use crate::checkpoint::Checkpoint;
 use crate::decoder::{Coding, LayerPart, Options, Place, Storage};
 use crate::error::ForgeError;
 use crate::folder::Watch;
@@ -19,13 +15,6 @@ use crate::quantize::CodeFormat;
 
 /// `accuracy_level` of a graph with codes: 8-bit activations.
 const ACTIVATIONS_INT8: u8 = 4;
-/// Sequences on which the cost of each matrix is measured: it is the order that counts, not the digits.
-const SENSITIVITY_SEQUENCES: usize = 4;
-/// What a graph has beside matrices and vectors, in bytes, with room to spare.
-const GRAPH_BYTES: u64 = 1 << 20;
-/// Without a budget, 8 bits may take so much more, as a share of what 4 bits take.
-const MORE: f64 = 0.1;
-
 /// Tokens with which keys and values are measured: the largest value of a channel is found early.
 const KV_TOKENS: usize = 4096;
 
@@ -52,7 +41,7 @@ impl Chosen {
     ///
     /// # Errors
     /// Those of the quantizers; [`ForgeError::Recipe`] for weights that a decoder is not offered with.
-    pub(super) fn new(
+    pub fn new(
         step: &QuantizeStep,
         input: &Checkpoint,
         tools: &Tools<'_>,
@@ -77,7 +66,7 @@ impl Chosen {
         };
         let (coding, detail) = match step.weights {
             Bits::Int4 => searched(step.method, input, tools, watch)?,
-            Bits::Mixed => mixed(step, input, tools, watch)?,
+            Bits::Mixed => return mixed(step, input, tools, watch),
             Bits::Int4Minima => (
                 Stored::Plain(Options {
                     layers: Storage::Blocks(CodeFormat::Int4Minima),
@@ -96,23 +85,43 @@ impl Chosen {
                 );
             }
         };
-        let mut chosen = Chosen {
+        let chosen = Chosen {
             coding,
             with_kv: None,
             detail,
         };
+        chosen.with_kv(step, input, tools, watch)
+    }
+
+    /// Codes that were searched.
+    pub(super) fn searched(quantized: Quantized, detail: Value) -> Chosen {
+        Chosen {
+            coding: Stored::Searched(Box::new(quantized)),
+            with_kv: None,
+            detail,
+        }
+    }
+
+    /// With what keys and values need, if the step wants them in 8 bits.
+    pub(super) fn with_kv(
+        mut self,
+        step: &QuantizeStep,
+        input: &Checkpoint,
+        tools: &Tools<'_>,
+        watch: &mut Watch<'_>,
+    ) -> Result<Chosen, ForgeError> {
         if let Some(KvBits::Int8) = step.kv {
             // Last: scales that were moved between matrices change values.
             let place = tools.kept.join("kv");
             let texts = beginning(tools.calibration, KV_TOKENS);
-            let model = chosen.checkpoint(input);
+            let model = self.checkpoint(input);
             let made = kv_int8(model, texts, tools.runtime, (&place, tools.scratch), watch)?;
-            if let Some(fields) = chosen.detail.as_object_mut() {
+            if let Some(fields) = self.detail.as_object_mut() {
                 fields.insert("kv".into(), json!("int8"));
             }
-            chosen.with_kv = Some(made);
+            self.with_kv = Some(made);
         }
-        Ok(chosen)
+        Ok(self)
     }
 
     /// How matrices are stored.
@@ -148,7 +157,8 @@ impl Chosen {
     }
 }
 
-fn options(method: Method) -> QuantizeOptions {
+/// The quantizer's options of a recipe's method.
+pub(super) fn options(method: Method) -> QuantizeOptions {
     use super::quantize::Method as Way;
     QuantizeOptions {
         method: match method {
@@ -179,67 +189,14 @@ fn searched(
     )?;
     let detail = detail(
         &report,
+        &found.layer_seconds()?,
         &json!({ "weights": "int4", "method": word(method) }),
     );
     Ok((Stored::Searched(Box::new(found)), detail))
 }
 
-/// 4 bits, then 8 where the measured loss says that they help most.
-fn mixed(
-    step: &QuantizeStep,
-    input: &Checkpoint,
-    tools: &Tools<'_>,
-    watch: &mut Watch<'_>,
-) -> Result<(Stored, Value), ForgeError> {
-    let mut options = options(step.method);
-    let (runtime, texts) = (tools.runtime, tools.calibration);
-    let base = tools.kept.join("int4");
-    let (found, _) = quantize(runtime, input, texts, &options, &base, watch)?;
-    let judged = &texts[..SENSITIVITY_SEQUENCES.min(texts.len())];
-    let found = sensitivities(runtime, input, &found, judged, watch)?;
-    let least = stored_bytes(input.spec(), &options) + other_bytes(input);
-    let more = match step.budget_bytes {
-        Some(budget) => budget.saturating_sub(least),
-        None => (least as f64 * MORE) as u64,
-    };
-    let (raised, allocation) = raise(&found, Budget::Bytes(more));
-    let names: BTreeMap<String, f64> = found
-        .iter()
-        .map(|group| {
-            (
-                format!("layers.{} {:?}", group.layer, group.parts),
-                group.loss,
-            )
-        })
-        .collect();
-    options.raised = raised;
-    let place = tools.kept.join("mixed");
-    let (quantized, report) = quantize(runtime, input, texts, &options, &place, watch)?;
-    let about = json!({
-        "weights": "mixed",
-        "method": word(step.method),
-        "raised": options.raised.len(),
-        "raised_bytes": allocation.bytes,
-        "loss_of_int4": names,
-    });
-    Ok((
-        Stored::Searched(Box::new(quantized)),
-        detail(&report, &about),
-    ))
-}
-
-/// Bytes of a graph that are no matrices.
-fn other_bytes(checkpoint: &Checkpoint) -> u64 {
-    let vectors = constants(checkpoint.spec());
-    let elements = vectors.iter().map(|(_, constant)| match constant {
-        Constant::Vector(vector) => vector.length() as u64,
-        Constant::Matrix(_) => 0,
-    });
-    4 * elements.sum::<u64>() + GRAPH_BYTES
-}
-
-/// What a quantizer says, with the choices that led to it.
-fn detail(report: &QuantizeReport, about: &Value) -> Value {
+/// What a quantizer says, with the time that each layer took and the choices that led to it.
+pub(super) fn detail(report: &QuantizeReport, seconds: &[f64], about: &Value) -> Value {
     let mut all = about.clone();
     let errors = report.matrices.iter().map(|matrix| matrix.relative_error);
     let mean = errors.sum::<f64>() / report.matrices.len().max(1) as f64;
@@ -247,10 +204,13 @@ fn detail(report: &QuantizeReport, about: &Value) -> Value {
         fields.insert("tokens".into(), json!(report.tokens));
         fields.insert("resumed_layers".into(), json!(report.resumed_layers));
         fields.insert("mean_error".into(), json!(mean));
+        fields.insert("layers_seconds".into(), json!(seconds.iter().sum::<f64>()));
+        fields.insert("seconds_of_layers".into(), json!(seconds));
         fields.insert("matrices".into(), json!(report.matrices));
     }
     all
 }
+
 /// The first texts, as many as have about so many tokens.
 fn beginning(texts: &[Vec<u32>], tokens: usize) -> &[Vec<u32>] {
     let mut sum = 0;

@@ -1,4 +1,4 @@
-//! One step of a recipe at a time: a checkpoint in, the next one out; at the end a checkpoint in, a model folder out.
+//! One step of a recipe at a time: a checkpoint in, the next one out; at the end codes are chosen, and a model folder is written.
 //!
 //! Time, resuming and printing are the caller's. What it needs for resuming is a name that changes whenever the result would:
 //!
@@ -15,10 +15,10 @@ use sha2::{Digest, Sha256};
 
 use super::coding::Chosen;
 use super::degrid;
-use super::prune::{self, PruneOptions, Refit};
-use super::recipe::{CompressStep, Pruned, QuantizeStep};
+use super::prune;
+use super::recipe::{CompressStep, QuantizeStep};
 use crate::checkpoint::Checkpoint;
-use crate::distil::{self, DistilData, DistilOptions};
+use crate::distil::{self, DistilData, DistilOptions, Generated};
 use crate::error::ForgeError;
 use crate::folder::{Description, Draft, ModelFolderSummary, Provenance, Watch, hash_file};
 use crate::language;
@@ -88,14 +88,7 @@ pub fn change(
             Ok((made, json!({ "seed": seed })))
         }
         CompressStep::Prune(step) => {
-            let options = PruneOptions {
-                what: match step.what {
-                    Pruned::Neurons(part) => prune::Pruned::neurons(part),
-                    Pruned::Heads(count) => prune::Pruned::groups(count),
-                    Pruned::Layers(count) => prune::Pruned::layers(count),
-                },
-                refit: step.refit.then(Refit::default),
-            };
+            let options = step.options();
             let with = prune::Tools {
                 runtime: tools.runtime,
                 scratch: tools.scratch,
@@ -106,7 +99,18 @@ pub fn change(
         }
         CompressStep::Distil(step) => {
             let default = DistilOptions::default();
-            let (train, held_out) = held_out(tools.train);
+            let written = match step.generated {
+                Some(options) => {
+                    let with = (tools.runtime, tools.kept);
+                    let (teacher, seed) = (tools.original, tools.seed);
+                    Some(distil::generate(teacher, options, seed, with, watch)?)
+                }
+                None => None,
+            };
+            let texts = written
+                .as_ref()
+                .map_or(tools.train, |written| &written.texts);
+            let (train, held_out) = held_out(texts);
             let options = DistilOptions {
                 tokens: step.tokens,
                 hard: step.alpha as f32,
@@ -119,7 +123,17 @@ pub fn change(
             let models = (tools.original, input);
             let data = DistilData { train, held_out };
             let (made, report) = distil::run(models, data, &options, dir, tools.runtime, watch)?;
-            Ok((made, said(&report)?))
+            let mut said = said(&report)?;
+            if let (Some(written), Some(fields)) = (written, said.as_object_mut()) {
+                fields.insert("generated".into(), about_generated(&written));
+                let note = format!(
+                    "the original wrote {} tokens of the text itself, {:.0} a second",
+                    written.tokens(),
+                    written.tokens_per_second()
+                );
+                fields.insert("notes".into(), json!([note]));
+            }
+            Ok((made, said))
         }
         CompressStep::Quantize(_) => Err(ForgeError::Recipe {
             recipe: "compress",
@@ -130,19 +144,17 @@ pub fn change(
     }
 }
 
-/// Writes the model folder `dir` of a checkpoint, its weights stored as the step says. The value is what the step says about it.
+/// Writes the model folder `dir` of a checkpoint, its weights stored as was chosen for the step.
 ///
 /// # Errors
-/// Those of quantizing and of writing. The folder appears whole or not at all.
-pub fn finish(
-    step: &QuantizeStep,
+/// Those of writing. The folder appears whole or not at all.
+pub fn folder(
+    (chosen, step): (&Chosen, &QuantizeStep),
     input: &Checkpoint,
-    tools: &Tools<'_>,
     about: &Provenance,
     dir: &Path,
     watch: &mut Watch<'_>,
-) -> Result<(ModelFolderSummary, Chosen), ForgeError> {
-    let chosen = Chosen::new(step, input, tools, watch)?;
+) -> Result<ModelFolderSummary, ForgeError> {
     let draft = Draft::create(dir)?;
     let model = chosen.checkpoint(input);
     let built = language::from_checkpoint(model, chosen.coding(), draft.dir(), watch)?;
@@ -158,8 +170,18 @@ pub fn finish(
         config: built.config,
         recipe: json!({ "kind": "compress", "quantize": recipe, "steps": input.about().steps }),
     };
-    let summary = draft.publish(about, &what, watch)?;
-    Ok((summary, chosen))
+    draft.publish(about, &what, watch)
+}
+
+/// What a report says about text that the original wrote.
+fn about_generated(written: &Generated) -> Value {
+    json!({
+        "sha256": written.sha256(),
+        "texts": written.texts.len(),
+        "tokens": written.tokens(),
+        "seconds": written.seconds,
+        "tokens_per_second": written.tokens_per_second(),
+    })
 }
 
 /// Sequences to train on, and those that are held out: the last ones.

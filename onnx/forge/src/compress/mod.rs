@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   recipe ─► job ─┬─ change: degrid, prune, distil ─► checkpoint ─► …
-//!                  └─ finish: quantize (coding), kv ─► model folder ─► report
+//!                  └─ finish: quantize (coding, mixing), kv ─► model folder ─► report
 //! ```
 
 mod coding;
@@ -10,17 +10,21 @@ pub mod degrid;
 mod export;
 mod job;
 pub mod kv;
+mod mixing;
 pub mod prune;
 pub mod quantize;
-mod random;
+pub(crate) mod random;
 pub mod recipe;
 pub mod report;
+mod search;
 mod solve;
 
 pub use coding::Chosen;
 pub use degrid::degrid;
 pub use export::write_gguf;
-pub use job::{Tools, change, finish, key, parameters, source_hashes};
+pub use job::{Tools, change, folder, key, parameters, source_hashes};
 pub use kv::kv_int8;
+pub use mixing::Mixes;
 pub use prune::{PruneOptions, PruneReport, prune};
 pub use report::attach;
+pub use search::Search;

@@ -4,13 +4,18 @@
 //! the folder it made. Unknown fields are errors. What cannot make sense is refused before anything runs, with the reason:
 //!
 //! ```text
-//!   degrid? ─► { prune | distil }* ─► quantize?        distil only after a prune: a student equal to its teacher has nothing to learn
-//!                                                      quantize last: there are no floats left to change behind it
+//!   degrid? ─► { prune | distil }* ─► mask? ─► quantize?      distil only after a prune: a student equal to its teacher has nothing to learn
+//!                                                             masks behind all that changes weights
+//!                                                             quantize last: there are no floats left to change behind it
 //! ```
+
+mod pruned;
 
 use serde::{Deserialize, Serialize};
 
+use crate::distil::{Generate, MAX_GENERATED};
 use crate::error::ForgeError;
+pub use pruned::{PruneStep, Pruned, Score};
 
 /// Most steps of a recipe.
 pub const MAX_STEPS: usize = 16;
@@ -18,6 +23,8 @@ pub const MAX_STEPS: usize = 16;
 const LENGTH: std::ops::RangeInclusive<usize> = 80..=8192;
 /// Sequences of an evaluation.
 const SEQUENCES: std::ops::RangeInclusive<usize> = 1..=4096;
+/// Tokens that the original writes unless somebody says otherwise: some dozens of texts, read many times.
+pub const GENERATED_TOKENS: u64 = 8_192;
 /// Tokens of calibration and of distillation.
 const TOKENS: std::ops::RangeInclusive<u64> = 1_000..=1_000_000_000;
 
@@ -75,28 +82,6 @@ pub enum CompressStep {
     Quantize(QuantizeStep),
 }
 
-/// What is taken away.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PruneStep {
-    /// Which parts, and how many.
-    pub what: Pruned,
-    /// Whether what is left is fitted to what the whole did, by least squares.
-    pub refit: bool,
-}
-
-/// Parts of a model that can be taken away.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Pruned {
-    /// A fraction of the neurons of the feed-forward networks, 0 < f < 1.
-    Neurons(f64),
-    /// Groups of heads of each layer: key and value head with its query heads.
-    Heads(usize),
-    /// Whole layers.
-    Layers(usize),
-}
-
 /// How the smaller model is taught.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -110,6 +95,9 @@ pub struct DistilStep {
     /// Largest learning rate of AdamW; the step's own choice if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub learning_rate: Option<f64>,
+    /// Text that the original writes itself, instead of text that is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generated: Option<Generate>,
 }
 
 /// How weights are stored.
@@ -199,6 +187,7 @@ impl Default for DistilStep {
             alpha: 0.1,
             temperature: 1.0,
             learning_rate: None,
+            generated: None,
         }
     }
 }
@@ -231,7 +220,7 @@ impl CompressStep {
     pub fn reads_calibration(&self) -> bool {
         match self {
             CompressStep::Degrid { .. } | CompressStep::Distil(_) => false,
-            CompressStep::Prune(_) => true,
+            CompressStep::Prune(step) => step.reads_calibration(),
             CompressStep::Quantize(step) => {
                 step.method != Method::Rtn || step.kv.is_some() || step.weights == Bits::Mixed
             }
@@ -328,7 +317,7 @@ impl CompressRecipe {
             }
             before.push(word);
         }
-        Ok(())
+        pruned::check_behind_masks(&self.steps)
     }
 }
 
@@ -336,16 +325,7 @@ impl CompressStep {
     fn check(&self) -> Result<(), ForgeError> {
         match self {
             CompressStep::Degrid { .. } => Ok(()),
-            CompressStep::Prune(step) => match step.what {
-                Pruned::Neurons(part) if !(part > 0.0 && part < 1.0) => Err(wrong(
-                    "prune.neurons",
-                    "more than 0 % and less than 100 %".into(),
-                    format!("{} %", part * 100.0),
-                )),
-                Pruned::Heads(0) => Err(wrong("prune.heads", "at least 1".into(), "0".into())),
-                Pruned::Layers(0) => Err(wrong("prune.layers", "at least 1".into(), "0".into())),
-                _ => Ok(()),
-            },
+            CompressStep::Prune(step) => step.check(),
             CompressStep::Distil(step) => step.check(),
             CompressStep::Quantize(step) => step.check(),
         }
@@ -379,6 +359,25 @@ impl DistilStep {
                     .is_none_or(|rate| rate > 0.0 && rate <= 1.0),
                 "more than 0, at most 1",
                 self.learning_rate.unwrap_or_default().to_string(),
+            ),
+            (
+                "distil.generated.tokens",
+                self.generated.is_none_or(|generated| {
+                    (*TOKENS.start()..=MAX_GENERATED).contains(&generated.tokens)
+                }),
+                "1000..=1048576",
+                self.generated
+                    .map_or(0, |generated| generated.tokens)
+                    .to_string(),
+            ),
+            (
+                "distil.generated.temperature",
+                self.generated
+                    .is_none_or(|generated| (0.1..=10.0).contains(&generated.temperature)),
+                "0.1..=10",
+                self.generated
+                    .map_or(1.0, |generated| generated.temperature)
+                    .to_string(),
             ),
         ];
         match cases.into_iter().find(|(_, is_good, _, _)| !is_good) {
@@ -502,6 +501,12 @@ mod tests {
             (
                 r#"[{"step":"prune","what":{"layers":0},"refit":true}]"#.into(),
                 "prune.layers is 0",
+            ),
+            (
+                format!(
+                    r#"[{PRUNE},{{"step":"distil","tokens":100000,"alpha":0.1,"temperature":1,"generated":{{"tokens":10,"temperature":1}}}}]"#
+                ),
+                "distil.generated.tokens is 10, expected 1000..=1048576",
             ),
             (
                 quantize(r#""weights":"int8","method":"gptq""#),

@@ -88,6 +88,9 @@ pub struct Measured {
     pub bytes: u64,
     /// Bytes of the graph that runs here, with its weights.
     pub graph_bytes: u64,
+    /// Bytes that a zip of that graph would have, if weights were masked: all that their zeros save.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zipped_bytes: Option<u64>,
     /// Memory of the process with the model loaded and warm, files included.
     pub resident_bytes: Option<u64>,
     /// Bytes of keys and values of a token.

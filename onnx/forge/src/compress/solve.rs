@@ -1,4 +1,4 @@
-//! Symmetric positive definite systems in double precision: the linear algebra of refitting a matrix to what it reads.
+//! Symmetric positive definite systems in double precision: the linear algebra of refitting a matrix to what it reads, and of rounding it.
 //!
 //! A refit solves (G + λI) x = b for hundreds of b, with the Gram matrix G of some thousand inputs. Cholesky's G = L Lᵀ is done
 //! in panels, so that most of the work is products of matrices that stay in the cache; rows are shared out to threads, and no row's sum
@@ -13,14 +13,15 @@ use std::num::NonZero;
 use std::sync::Mutex;
 use std::thread;
 
+use ndarray::linalg::general_mat_mul;
+use ndarray::{ArrayView2, ArrayViewMut2, ShapeBuilder};
+
 /// Most threads.
 const MAX_WORKERS: usize = 16;
 /// Multiplications below which a second thread costs more than it gains.
 const MIN_WORK: usize = 1 << 20;
 /// Columns of the factor that are done before the rest is updated.
 const PANEL: usize = 64;
-/// Columns of a product that are made at once: with [`PANEL`] rows of the right factor they stay in the second cache.
-const STRIP: usize = 512;
 /// Rows that a thread takes at once.
 const SHARE_ROWS: usize = 64;
 /// Right-hand sides that are solved together, so that the factor is read once for all of them.
@@ -50,6 +51,11 @@ impl Cholesky {
             size,
             lower: matrix,
         })
+    }
+
+    /// L, `[size, size]`; what is above the diagonal means nothing.
+    pub(crate) fn into_lower(self) -> Vec<f64> {
+        self.lower
     }
 
     /// Solves A x = b in place for all rows b of `sides`, `[sides, size]`.
@@ -103,23 +109,17 @@ pub(crate) fn add_product(
     (left, right): (&[f64], &[f64]),
     (inner, columns): (usize, usize),
 ) {
+    // Nothing to add: where all inputs of a matrix are kept, for one.
+    if inner == 0 || sum.is_empty() {
+        return;
+    }
     let work = sum.len() * inner;
     in_shares(sum, columns, SHARE_ROWS, work, &|first, sum| {
         let rows = sum.len() / columns.max(1);
-        for from in (0..columns).step_by(STRIP) {
-            let strip = from..(from + STRIP).min(columns);
-            for begin in (0..inner).step_by(PANEL) {
-                let depth = begin..(begin + PANEL).min(inner);
-                let right = &right[depth.start * columns..depth.end * columns];
-                for row in 0..rows {
-                    let at = (first + row) * inner;
-                    let left = &left[at + depth.start..at + depth.end];
-                    let to = row * columns;
-                    let sum = &mut sum[to + strip.start..to + strip.end];
-                    add_rows(sum, factor, left, &right[strip.start..], columns);
-                }
-            }
-        }
+        let left = view(&left[first * inner..], (rows, inner), inner);
+        let right = view(right, (inner, columns), columns);
+        let mut sum = view_mut(sum, (rows, columns), columns);
+        general_mat_mul(factor, &left, &right, 1.0, &mut sum);
     });
 }
 
@@ -137,24 +137,16 @@ pub(crate) fn dot(a: &[f64], b: &[f64]) -> f64 {
     sums.iter().sum::<f64>() + rest
 }
 
-/// Adds `factor`·Σ left\[k\]·right\[k\] to `sum`, where the rows of `right` begin `stride` elements after each other.
-fn add_rows(sum: &mut [f64], factor: f64, left: &[f64], right: &[f64], stride: usize) {
-    let width = sum.len();
-    let row = |index: usize| &right[index * stride..index * stride + width];
-    let (fours, rest) = left.as_chunks::<4>();
-    for (index, four) in fours.iter().enumerate() {
-        let [a, b, c, d] = four.map(|element| element * factor);
-        let rows = [0, 1, 2, 3].map(|offset| row(4 * index + offset));
-        for (at, sum) in sum.iter_mut().enumerate() {
-            *sum += a * rows[0][at] + b * rows[1][at] + c * rows[2][at] + d * rows[3][at];
-        }
-    }
-    for (index, element) in rest.iter().enumerate() {
-        let element = element * factor;
-        for (sum, right) in sum.iter_mut().zip(row(4 * fours.len() + index)) {
-            *sum += element * right;
-        }
-    }
+/// A part of a matrix whose rows begin `stride` elements after each other.
+fn view(from: &[f64], shape: (usize, usize), stride: usize) -> ArrayView2<'_, f64> {
+    ArrayView2::from_shape(shape.strides((stride, 1)), from)
+        .expect("the rows of a part stand inside of their matrix")
+}
+
+/// The same, to be changed.
+fn view_mut(from: &mut [f64], shape: (usize, usize), stride: usize) -> ArrayViewMut2<'_, f64> {
+    ArrayViewMut2::from_shape(shape.strides((stride, 1)), from)
+        .expect("the rows of a part stand inside of their matrix")
 }
 
 /// L of the panel's own square; what was before it is accounted for. `false` if a pivot is not positive.
@@ -193,35 +185,19 @@ fn below(matrix: &mut [f64], size: usize, start: usize, end: usize) {
             }
         }
     });
-    // The panel, transposed: [depth, rows].
-    let mut right = vec![0.0; depth * rows];
-    for (row, under) in under.chunks_exact(size).enumerate() {
-        for (column, element) in under[start..end].iter().enumerate() {
-            right[column * rows + row] = *element;
-        }
-    }
-    in_shares(
-        under,
-        size,
-        SHARE_ROWS,
-        rows * rows * depth / 2,
-        &|first, under| {
-            let last = first + under.len() / size;
-            for from in (0..last).step_by(STRIP) {
-                let to = (from + STRIP).min(last);
-                for row in under.chunks_exact_mut(size) {
-                    let (left, sum) = row.split_at_mut(end);
-                    add_rows(
-                        &mut sum[from..to],
-                        -1.0,
-                        &left[start..],
-                        &right[from..],
-                        rows,
-                    );
-                }
-            }
-        },
-    );
+    // [rows, depth], apart from what is changed.
+    let columns = under.chunks_exact(size);
+    let panel: Vec<f64> = columns.flat_map(|row| &row[start..end]).copied().collect();
+    let work = rows * rows * depth / 2;
+    in_shares(under, size, SHARE_ROWS, work, &|first, under| {
+        let count = under.len() / size;
+        // What is above the diagonal is not read again: a share ends with its own last row.
+        let last = first + count;
+        let left = view(&panel[first * depth..], (count, depth), depth);
+        let right = view(&panel, (last, depth), depth);
+        let mut sum = view_mut(&mut under[end..], (count, last), size);
+        general_mat_mul(-1.0, &left, &right.t(), 1.0, &mut sum);
+    });
 }
 
 /// Work on some rows: the number of the first, and the rows.
@@ -325,7 +301,8 @@ mod tests {
 
     #[test]
     fn products_are_sums_of_products() {
-        for (rows, inner, columns) in [(1, 1, 1), (3, 5, 7), (70, 130, 33), (2, 66, 600)] {
+        for (rows, inner, columns) in [(1, 1, 1), (3, 5, 7), (70, 130, 33), (2, 66, 600), (0, 5, 7)]
+        {
             let (left, right) = (noise(rows * inner, 1), noise(inner * columns, 2));
             let before = noise(rows * columns, 3);
             let mut sum = before.clone();
@@ -337,6 +314,15 @@ mod tests {
                 .collect();
             assert!(worst(&sum, &expected) < 1e-11, "{rows} {inner} {columns}");
         }
+    }
+
+    #[test]
+    fn nothing_is_added_where_there_is_nothing() {
+        // As when all inputs of a matrix stay, so that none is to be made good.
+        let mut sum = noise(21, 3);
+        add_product(&mut sum, 1.0, (&[], &[]), (0, 7));
+        assert_eq!(sum, noise(21, 3));
+        add_product(&mut [], 1.0, (&noise(15, 1), &[]), (5, 0));
     }
 
     #[test]

@@ -230,6 +230,10 @@ impl DecoderSpec {
                 let name = format!("layer {index} {name} norm");
                 sizes.push((name, hidden, norm.weight.length()));
             }
+            if let Some(scales) = &layer.kv_scales {
+                let name = format!("layer {index} scales of keys and values");
+                sizes.push((name, 2 * self.kv_width(), scales.length()));
+            }
         }
         match sizes
             .into_iter()

@@ -385,6 +385,13 @@ fn scales_of_keys_and_values_are_the_last_input() {
     assert_eq!(block.input[20..], ["", "layers.1.kv.scales"]);
     assert_eq!(made.constants["layers.1.kv.scales"].0, [2, 16]);
     assert_eq!(made.floats("layers.1.kv.scales"), counted(32));
+    spec.check_sizes().unwrap();
+    spec.layers[1].kv_scales = Some(Vector::stored("kv.1", 31));
+    let message = spec.check_sizes().unwrap_err().to_string();
+    assert!(
+        message.contains("layer 1 scales of keys and values: expected 32, found 31"),
+        "{message}"
+    );
     spec.layers[1].kv_scales = Some(Vector::stored("kv.2", 32));
     let message = fused(&checkpoint.1, &spec, &INT8)
         .err()

@@ -21,6 +21,7 @@ mod adamw;
 mod cache;
 mod encoder;
 mod encoder_net;
+mod generate;
 mod graph;
 mod net;
 mod options;
@@ -36,6 +37,7 @@ mod train;
 use serde::{Deserialize, Serialize};
 
 pub use encoder::{Encoder, EncoderReport, TrainedEncoder, Vectors, run_encoder};
+pub use generate::{Generate, Generated, MAX_GENERATED, generate};
 pub use graph::Distance;
 pub use options::{DistilOptions, Frozen, MAX_BATCH_TOKENS, MAX_LENGTH, Matching};
 pub use train::{DistilData, run};

@@ -159,6 +159,10 @@ impl Weights for Shards {
         let data = &shard.file.bytes()[shard.data_start..];
         Ok((format, &data[info.begin as usize..info.end as usize]))
     }
+
+    fn release(&self) {
+        self.shards.iter().for_each(|shard| shard.file.release());
+    }
 }
 
 fn read_index(path: &std::path::Path) -> Result<Index, ForgeError> {

@@ -284,7 +284,7 @@ fn report(
     let mut notes = Vec::new();
     if is_mask {
         notes.push(
-            "zeros inside matrices save no time and no memory here: products on a CPU compute them like any other weight".to_string(),
+            "a mask saves no CPU time and no memory: products on a CPU compute zeros like any other weight; only a zip of the weights gets smaller".to_string(),
         );
     }
     let misses_stream = options.refit.is_some()

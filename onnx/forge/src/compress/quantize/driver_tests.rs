@@ -268,3 +268,49 @@ fn what_costs_most_is_raised_first() {
     }
     assert!(raise(&fine, Budget::Bytes(u64::MAX)).0.is_empty());
 }
+
+#[test]
+fn a_mix_keeps_the_codes_that_stay() {
+    let root = tempfile::tempdir().unwrap();
+    let checkpoint = imported(&root.path().join("a"), &toys::gated("llama", 2));
+    let options = options(Method::Best, CodeFormat::Int4);
+    let (base, _) = run(&checkpoint, &options, &root.path().join("w"));
+    let before = scores(&checkpoint, root.path());
+    let mixed = |name: &str, raised: &[(usize, LayerPart)]| {
+        let raised = raised.iter().copied().collect();
+        let work = root.path().join(name);
+        mix(&checkpoint, &base, &raised, &work, &mut go_on).unwrap()
+    };
+    let (few, reports) = mixed("few", &[(0, LayerPart::Down), (1, LayerPart::Up)]);
+    assert_eq!(reports.len(), 10);
+    for report in &reports {
+        let (index, part) = (report.layer, report.part);
+        let is_raised = matches!(
+            (index, part),
+            (0, LayerPart::Down) | (1, LayerPart::Up | LayerPart::Gate)
+        );
+        assert_eq!(report.format == CodeFormat::Int8, is_raised);
+        let (old, new) = (base.layer(index).unwrap(), few.layer(index).unwrap());
+        assert_eq!(old.matrices[&part] == new.matrices[&part], !is_raised);
+        assert_eq!(old.vectors, new.vectors);
+        assert_eq!(
+            few.storage(Place::layer(index, part)),
+            Storage::Blocks(report.format)
+        );
+        if is_raised {
+            assert!(report.relative_error < 1e-4, "{report:?}");
+        }
+    }
+    // With everything raised, folds and all, it is the model again.
+    let all: Vec<_> = (0..2)
+        .flat_map(|layer| LayerPart::ALL.map(|part| (layer, part)))
+        .collect();
+    let (all, _) = mixed("all", &all);
+    let errors =
+        [&base, &few, &all].map(|made| distance(&before, &scores(made.checkpoint(), root.path())));
+    assert!(
+        errors[2] < 0.02 && errors[2] < errors[0] / 4.0,
+        "{errors:?}"
+    );
+    assert_eq!(all.layer_seconds().unwrap().len(), 2);
+}

@@ -11,11 +11,11 @@
 //!   damping λ·mean(H) on the diagonal: few texts span few directions, and what they do not span is not free
 //! ```
 
-use ndarray::linalg::general_mat_mul;
-use ndarray::{ArrayView1, ArrayView2, ArrayViewMut2, s};
+use ndarray::{ArrayView1, ArrayView2};
 
 use super::QuantizeError;
 use super::tiles::{TILE_ROWS, map};
+use crate::compress::solve::Cholesky;
 use crate::quantize::BLOCK;
 
 /// Most inputs of a matrix: its Hessian in double precision has 2 GiB.
@@ -26,8 +26,6 @@ const DAMPING_STEP: f32 = 10.0;
 const DAMPING_STEPS: usize = 4;
 /// Least diagonal of a damped Hessian, as a share of the middle one.
 pub(super) const MIN_DIAGONAL: f32 = 1e-4;
-/// Columns of the Cholesky decomposition that are done one by one before the rest is updated by a product of matrices.
-const PANEL: usize = 64;
 /// Difference of mirrored elements, relative to the diagonal, that rounding explains.
 const ASYMMETRY: f32 = 1e-3;
 
@@ -194,9 +192,7 @@ impl Factor {
             let values = &hessian.values[row * columns..(row + 1) * columns];
             lower.extend(order.iter().rev().map(|&column| f64::from(values[column])));
         }
-        if !cholesky(&mut lower, columns) {
-            return None;
-        }
+        let lower = Cholesky::of(lower, columns)?.into_lower();
         let mut upper = vec![0.0; columns * columns];
         for i in 0..columns {
             for j in 0..=i {
@@ -244,63 +240,4 @@ pub(super) fn view(values: &[f32], columns: usize) -> ArrayView2<'_, f32> {
     ArrayView1::from(&values[..rows * columns])
         .into_shape_with_order((rows, columns))
         .expect("a slice of whole rows has the shape of its rows")
-}
-
-/// A = L·Lᵀ in place, below and on the diagonal; `false` if A is not positive definite.
-fn cholesky(matrix: &mut [f64], size: usize) -> bool {
-    for start in (0..size).step_by(PANEL) {
-        let end = (start + PANEL).min(size);
-        for column in start..end {
-            let row: Vec<f64> = matrix[column * size + start..column * size + column].to_vec();
-            let pivot = (matrix[column * size + column] - dot(&row, &row)).sqrt();
-            if pivot.is_nan() || pivot <= 0.0 {
-                return false;
-            }
-            matrix[column * size + column] = pivot;
-            for below in column + 1..size {
-                let at = below * size;
-                let known = dot(&matrix[at + start..at + column], &row);
-                matrix[at + column] = (matrix[at + column] - known) / pivot;
-            }
-        }
-        update(matrix, size, start, end);
-    }
-    true
-}
-
-/// Sum of products, in eight parts that the compiler keeps in vectors.
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    const LANES: usize = 8;
-    let (a, b) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
-    let mut sums = [0.0; LANES];
-    for (a, b) in a.0.iter().zip(b.0) {
-        for lane in 0..LANES {
-            sums[lane] += a[lane] * b[lane];
-        }
-    }
-    let rest: f64 = a.1.iter().zip(b.1).map(|(a, b)| a * b).sum();
-    sums.iter().sum::<f64>() + rest
-}
-
-/// Takes what columns `start..end` explain from all columns after them.
-fn update(matrix: &mut [f64], size: usize, start: usize, end: usize) {
-    if end == size {
-        return;
-    }
-    let mut panel = Vec::with_capacity((size - end) * (end - start));
-    for row in end..size {
-        panel.extend_from_slice(&matrix[row * size + start..row * size + end]);
-    }
-    let panel = ArrayView2::from_shape((size - end, end - start), &panel)
-        .expect("the panel was filled to this shape");
-    let mut all = ArrayViewMut2::from_shape((size, size), matrix)
-        .expect("the matrix is a square of this size");
-    // Only what is below the diagonal is read again: strips leave most of the rest out.
-    let count = size - end;
-    for from in (0..count).step_by(4 * PANEL) {
-        let to = (from + 4 * PANEL).min(count);
-        let mut strip = all.slice_mut(s![end + from.., end + from..end + to]);
-        let (left, right) = (panel.slice(s![from.., ..]), panel.slice(s![from..to, ..]));
-        general_mat_mul(-1.0, &left, &right.t(), 1.0, &mut strip);
-    }
 }

@@ -39,15 +39,32 @@ impl Quantized {
 
     /// What was made of a layer.
     pub(super) fn layer(&self, index: usize) -> Result<LayerCodes, ForgeError> {
-        self.store.load(index)?.ok_or_else(|| ForgeError::Quantize {
-            place: format!("layers.{index}"),
-            source: QuantizeError::Absent,
-        })
+        self.store.load(index)?.ok_or_else(|| absent(index))
     }
 
     /// Where its files are.
     pub(super) fn dir(&self) -> &Path {
         self.store.dir()
+    }
+
+    /// An empty store in another folder, for a mix of these codes.
+    pub(super) fn store_for(
+        &self,
+        dir: &Path,
+        options: &QuantizeOptions,
+    ) -> Result<Store, ForgeError> {
+        let what = json!({ "mix": options }).to_string();
+        self.store.derived(dir, &what)
+    }
+
+    /// Seconds that each layer took in the run that made it, `[layers]`.
+    ///
+    /// # Errors
+    /// [`ForgeError::Io`] for a work folder that cannot be read, [`ForgeError::Quantize`] for one that lacks a layer.
+    pub fn layer_seconds(&self) -> Result<Vec<f64>, ForgeError> {
+        let layers = 0..self.checkpoint.spec().layers.len();
+        let seconds = layers.map(|index| self.store.seconds(index)?.ok_or_else(|| absent(index)));
+        seconds.collect()
     }
 
     /// How it was made.
@@ -88,6 +105,13 @@ impl Coding for Quantized {
                 source: QuantizeError::Absent,
             }),
         }
+    }
+}
+
+fn absent(index: usize) -> ForgeError {
+    ForgeError::Quantize {
+        place: format!("layers.{index}"),
+        source: QuantizeError::Absent,
     }
 }
 

@@ -16,8 +16,8 @@ use std::path::Path;
 use llmasos_engine::Runtime;
 
 use super::budget::{Allocation, Budget, Choice, allocate};
-use super::inputs::channels;
-use super::layer::{Layer, shape};
+use super::layer::shape;
+use super::mix::folded;
 use super::overlay::Overlay;
 use super::{Grid, QuantizeOptions, Quantized};
 use crate::checkpoint::Checkpoint;
@@ -82,15 +82,9 @@ pub fn sensitivities(
         let rest = all.split_off(texts.len());
         float = all;
         streams = rest.chunks(texts.len().max(1)).map(<[_]>::to_vec).collect();
+        let folded = folded(checkpoint, index, &made)?;
         for parts in GROUPS {
-            let mut layer = Layer::read(checkpoint, index)?;
-            for (&part, scales) in &made.folds {
-                let Some((_, columns)) = shape(&spec.layers[index], part) else {
-                    continue;
-                };
-                let spread = channels(spec, part, columns).spread(scales);
-                layer.fold(spec, part, &spread, scales);
-            }
+            let mut layer = folded.clone();
             let mut bytes = 0;
             for part in parts {
                 let (Some((format, codes)), Some((rows, columns))) =

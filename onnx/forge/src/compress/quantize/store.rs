@@ -2,20 +2,23 @@
 //!
 //! ```text
 //!   WORK/layer.0003.safetensors   qkv.codes u8 · qkv.scales f32 · qkv.zeros u8 · qkv.fold f32 · … · changed vectors under their own names
-//!        layer.0003.json          what it is (fingerprint of model, texts and options), and its report; written last
+//!        layer.0003.json          what it is (fingerprint of model, texts and options), its report, and its time; written last
 //! ```
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
+use sha2::{Digest, Sha256};
 
 use super::MatrixReport;
 use crate::decoder::LayerPart;
 use crate::error::ForgeError;
-use crate::folder::write_file;
+use crate::folder::{hex, write_file};
 use crate::mapped::MappedFile;
 use crate::quantize::{CodeFormat, Codes};
 use crate::safetensors;
@@ -43,6 +46,8 @@ struct Description {
     formats: Vec<(LayerPart, CodeFormat)>,
     folded: Vec<LayerPart>,
     reports: Vec<MatrixReport>,
+    /// Time from the layer before it, or from the opening of the folder.
+    seconds: f64,
 }
 
 /// The folder.
@@ -50,6 +55,8 @@ struct Description {
 pub(super) struct Store {
     dir: PathBuf,
     fingerprint: String,
+    /// When the last layer was finished, or the folder opened.
+    since: Cell<Instant>,
 }
 
 impl Store {
@@ -62,7 +69,19 @@ impl Store {
         Ok(Store {
             dir: dir.to_path_buf(),
             fingerprint,
+            since: Cell::new(Instant::now()),
         })
+    }
+
+    /// Opens or creates another folder, for what is made of the layers of this one.
+    ///
+    /// # Errors
+    /// [`ForgeError::Io`].
+    pub(super) fn derived(&self, dir: &Path, what: &str) -> Result<Store, ForgeError> {
+        let mut hash = Sha256::new();
+        hash.update(&self.fingerprint);
+        hash.update(what);
+        Store::open(dir, hex(&hash.finalize()))
     }
 
     /// The folder's path.
@@ -93,6 +112,7 @@ impl Store {
                 .collect(),
             folded: layer.folds.keys().copied().collect(),
             reports: layer.reports.clone(),
+            seconds: self.since.replace(Instant::now()).elapsed().as_secs_f64(),
         };
         let text = serde_json::to_vec(&described).map_err(|error| ForgeError::Io {
             action: "serialize",
@@ -109,17 +129,8 @@ impl Store {
     /// # Errors
     /// [`ForgeError::Io`], [`ForgeError::Safetensors`] for a damaged file.
     pub(super) fn load(&self, index: usize) -> Result<Option<LayerCodes>, ForgeError> {
-        let (data, description) = self.paths(index);
-        if !description.is_file() {
-            return Ok(None);
-        }
-        let text = MappedFile::open(&description)?;
-        let text = text.bytes();
-        // A description that cannot be read is of no run that finished the layer.
-        let found: Option<Description> = (text.len() <= MAX_DESCRIPTION_BYTES)
-            .then(|| serde_json::from_slice(text).ok())
-            .flatten();
-        let Some(found) = found.filter(|found| found.fingerprint == self.fingerprint) else {
+        let (data, _) = self.paths(index);
+        let Some(found) = self.described(index)? else {
             return Ok(None);
         };
         let file = MappedFile::open(&data)?;
@@ -170,6 +181,29 @@ impl Store {
             folds,
             reports: found.reports,
         }))
+    }
+
+    /// Time that a finished layer took, in the run that made it.
+    ///
+    /// # Errors
+    /// [`ForgeError::Io`].
+    pub(super) fn seconds(&self, index: usize) -> Result<Option<f64>, ForgeError> {
+        Ok(self.described(index)?.map(|found| found.seconds))
+    }
+
+    /// What is said about a layer of this run.
+    fn described(&self, index: usize) -> Result<Option<Description>, ForgeError> {
+        let (_, description) = self.paths(index);
+        if !description.is_file() {
+            return Ok(None);
+        }
+        let text = MappedFile::open(&description)?;
+        let text = text.bytes();
+        // A description that cannot be read is of no run that finished the layer.
+        let found: Option<Description> = (text.len() <= MAX_DESCRIPTION_BYTES)
+            .then(|| serde_json::from_slice(text).ok())
+            .flatten();
+        Ok(found.filter(|found| found.fingerprint == self.fingerprint))
     }
 }
 
@@ -260,6 +294,9 @@ mod tests {
         store.save(3, &layer()).unwrap();
         assert_eq!(store.load(3).unwrap(), Some(layer()));
         assert_eq!(store.load(2).unwrap(), None);
+        let seconds = store.seconds(3).unwrap().unwrap();
+        assert!((0.0..60.0).contains(&seconds), "{seconds}");
+        assert_eq!(store.seconds(2).unwrap(), None);
         let other = Store::open(root.path(), "b".into()).unwrap();
         assert_eq!(other.load(3).unwrap(), None, "of another run");
     }
