@@ -2,8 +2,8 @@
 //!
 //! Inside a string or a long text almost every token without quotes and control characters may come. Whether all of them may is
 //! one question to the lexer ("is this language within that one?"); if so, their mask is known and only the rest is tried: the
-//! slices of llguidance (its `SlicedBiasComputer`). That one keeps fourteen tries of the whole vocabulary, a quarter of all
-//! memory of a small model. Here a slice is its mask and one trie, of the tokens outside it, and all else walks the one trie
+//! slices of llguidance (its `SlicedBiasComputer`). That one keeps fourteen tries, each with
+//! tables over the whole vocabulary. Here a slice is its mask and one trie, of the tokens outside it, and all else walks the one trie
 //! that llguidance needs anyway.
 //!
 //! ```text

@@ -1,7 +1,7 @@
-//! Byte pair encoding (Sennrich, Haddow, Birch 2016), small in memory: what the `tokenizers` crate's `BPE` does, in a fifth of
-//! its space.
+//! Byte pair encoding (Sennrich, Haddow, Birch 2016), small in memory: what the `tokenizers` crate's `BPE` does, in flat
+//! tables.
 //!
-//! The crate keeps two maps of strings and one of pairs, about 230 bytes a token, and reads them by way of a tree of JSON values
+//! The crate keeps two maps of strings and one of pairs, and reads them by way of a tree of JSON values
 //! that is several times as large and leaves the heap full of holes. Here the file is read once from front to back into flat
 //! tables. Everything else of the pipeline (normalizing, splitting into words, special tokens) stays the crate's: this is a
 //! model for it.
