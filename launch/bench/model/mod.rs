@@ -10,6 +10,7 @@
 //! ```
 
 mod child;
+mod constrained;
 mod genai;
 mod isa;
 mod kl;
@@ -19,6 +20,7 @@ mod process;
 mod profile;
 mod prompt;
 mod ratio;
+mod scaling;
 mod series;
 mod tools;
 
@@ -65,6 +67,8 @@ pub enum Against {
     Gguf,
     /// onnxruntime-genai on the same portable graph
     Genai,
+    /// Ours with one thread: what the others bring
+    OneThread,
 }
 
 impl Against {
@@ -73,6 +77,7 @@ impl Against {
         match self {
             Against::Gguf => llama_cpp::NAME,
             Against::Genai => genai::NAME,
+            Against::OneThread => scaling::NAME,
         }
     }
 }
@@ -92,6 +97,7 @@ struct Work<'a> {
 enum Rival {
     LlamaCpp(LlamaCpp),
     Genai(Genai),
+    OneThread,
 }
 
 impl Rival {
@@ -107,13 +113,27 @@ impl Rival {
                 Rival::LlamaCpp(LlamaCpp::prepare(models, plan.name, threads, reporter)?)
             }
             Against::Genai => Rival::Genai(Genai::prepare(models, plan.name, threads, reporter)?),
+            Against::OneThread => Rival::OneThread,
         })
     }
 
-    fn speeds(&self, isa: Isa, work: Work<'_>) -> Result<Round> {
+    /// Speeds of one round, after one of ours.
+    fn speeds(&self, plan: &Plan<'_>, isa: Isa, reporter: &mut dyn Reporter) -> Result<Round> {
+        let work = Work {
+            prompts: &plan.setup.prompts,
+            generated: plan.setup.generated,
+            depths: &plan.setup.depths,
+        };
         match self {
             Rival::LlamaCpp(rival) => rival.speeds(isa, work),
             Rival::Genai(rival) => rival.speeds(work),
+            Rival::OneThread => {
+                let setup = Setup {
+                    threads: 1,
+                    ..plan.setup.clone()
+                };
+                child::round(&Plan { setup, ..*plan }, isa, None, reporter)
+            }
         }
     }
 }
@@ -126,6 +146,7 @@ pub struct Measured {
     features: Vec<(Isa, String)>,
     profiles: Vec<(Isa, Profile)>,
     against: Option<Against>,
+    threads: usize,
 }
 
 /// Runs all rounds. Blocks, for minutes.
@@ -171,12 +192,7 @@ pub fn measure(
             pair.ours
                 .add(&child::round(plan, *isa, reference, reporter)?);
             if let Some(rival) = &rival {
-                let work = Work {
-                    prompts: &plan.setup.prompts,
-                    generated: plan.setup.generated,
-                    depths: &plan.setup.depths,
-                };
-                pair.theirs.add(&rival.speeds(*isa, work)?);
+                pair.theirs.add(&rival.speeds(plan, *isa, reporter)?);
             }
         }
     }
@@ -198,6 +214,7 @@ pub fn measure(
         features,
         profiles,
         against: plan.against,
+        threads: plan.setup.threads,
     })
 }
 
@@ -239,6 +256,10 @@ impl Measured {
                 let (ours, theirs) = (pair.ours.spread(key), pair.theirs.spread(key));
                 lines.push(series::line(key, ours.as_ref(), theirs.as_ref()));
             }
+            if self.against == Some(Against::OneThread) {
+                lines.push(String::new());
+                lines.extend(scaling::lines(pair, self.threads));
+            }
         }
         for (isa, said) in &self.features {
             lines.push(String::new());
@@ -271,6 +292,10 @@ impl Measured {
                 .iter()
                 .map(|(isa, profile)| profile.json(*isa)),
         );
+        if self.against == Some(Against::OneThread) {
+            let times = |(isa, pair): &(Isa, Pair)| scaling::json(pair, isa.name(), self.threads);
+            objects.extend(self.pairs.iter().map(times));
+        }
         objects.push(ratio::summary(&self.pairs));
         objects
     }
@@ -380,6 +405,7 @@ mod tests {
             features: Vec::new(),
             profiles: Vec::new(),
             against,
+            threads: 2,
         }
     }
 
@@ -393,6 +419,13 @@ mod tests {
         let objects = measured(Some(Against::Gguf)).objects();
         assert_eq!(objects.len(), 4);
         assert_eq!(objects[3]["ratio"]["amx"]["decode"], 1.1);
+        let text = measured(Some(Against::OneThread)).lines().join("\n");
+        assert!(
+            text.contains("one thread") && text.contains("2 threads beside one"),
+            "{text}"
+        );
+        let objects = measured(Some(Against::OneThread)).objects();
+        assert_eq!(objects[3]["times"]["decode_0"], 1.1);
         let alone = measured(None).lines().join("\n");
         assert!(
             !alone.contains("llama.cpp") && !alone.contains("ratio"),

@@ -15,11 +15,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use llmasos_engine::{
     ModelFolder, Runtime, RuntimeOptions, Spin,
-    text::{Event, Grammar, GraphChoice, LanguageModel, LoadOptions, Request},
+    text::{Event, GraphChoice, LanguageModel, LoadOptions, Request},
 };
-use serde_json::json;
 
 use super::{
+    constrained,
     isa::Isa,
     kl::{Base, Hear},
     process::{forget_files, memory, processor_time},
@@ -119,13 +119,16 @@ pub fn round(folder: &Path, setup: &Setup, reference: Option<&Reference>) -> Res
     let runtime = Runtime::start(&setup.runtime()?)?;
     let mut round = Round::new();
     let mut add = |key: &str, value: f64| round.insert(key.to_owned(), value);
+    add("memory_runtime", unique_mib()?);
     forget_files(folder)?;
     let (model, took) = load(&runtime, folder, setup)?;
     drop(model);
     add("load_cold", millis(took));
     let (mut model, took) = load(&runtime, folder, setup)?;
     add("load_warm", millis(took));
+    add("memory_loaded", unique_mib()?);
     model.warm_up()?;
+    add("memory_warm", unique_mib()?);
     for &tokens in &setup.prompts {
         add(&format!("prefill_{tokens}"), prefill(&mut model, tokens)?);
     }
@@ -144,12 +147,9 @@ pub fn round(folder: &Path, setup: &Setup, reference: Option<&Reference>) -> Res
     add("first_token_cold", millis(cold));
     add("first_token_cached", millis(cached));
     if step > Duration::ZERO {
-        let grammar = grammar_per_token(&mut model, setup.generated)?;
-        add(
-            "grammar_token",
-            100.0 * grammar.as_secs_f64() / step.as_secs_f64(),
-        );
+        constrained::measure(&mut model, setup.generated, step, &mut round)?;
     }
+    let mut add = |key: &str, value: f64| round.insert(key.to_owned(), value);
     for &requests in &setup.concurrency {
         let rate = throughput(&mut model, requests, setup.generated)?;
         add(&format!("throughput_{requests}"), rate);
@@ -162,6 +162,10 @@ pub fn round(folder: &Path, setup: &Setup, reference: Option<&Reference>) -> Res
         add("kl", divergence(&mut model, reference)?);
     }
     Ok(round)
+}
+
+fn unique_mib() -> Result<f64> {
+    Ok(memory()?.unique_bytes as f64 / MIB)
 }
 
 fn millis(duration: Duration) -> f64 {
@@ -291,31 +295,6 @@ fn first_tokens(model: &mut LanguageModel) -> Result<[Duration; 2]> {
         check.tokens_cached
     );
     Ok(times)
-}
-
-/// What a JSON schema costs per token of an answer.
-fn grammar_per_token(model: &mut LanguageModel, generated: usize) -> Result<Duration> {
-    let schema = json!({
-        "type": "object",
-        "properties": {
-            "action": { "enum": ["keep", "slow down", "stop", "turn left", "turn right"] },
-            "reasons": { "type": "array", "minItems": 3, "items": { "type": "string", "minLength": 20 } },
-            "speed": { "type": "number" },
-        },
-        "required": ["action", "reasons", "speed"],
-        "additionalProperties": false,
-    });
-    let grammar = Grammar::JsonSchema(schema);
-    model.prepare_grammar(&grammar)?;
-    let request = Request {
-        grammar: Some(grammar),
-        ..request(prompt(model, ROOM_TOKENS, 0)?, generated)
-    };
-    model.forget();
-    let finished = model.generate(&request)?.finish()?;
-    let tokens = u32::try_from(finished.tokens_out).unwrap_or(u32::MAX);
-    ensure!(tokens > 0, "the answer of the grammar is empty");
-    Ok(finished.grammar / tokens)
 }
 
 /// Tokens per second of all answers together, prompts included.

@@ -19,6 +19,7 @@ use crate::{
 pub(super) const HELP: &str = "Examples:
   llmasos model bench smollm2
   llmasos model bench smollm2 --threads 2 --spin on --against gguf --json
+  llmasos model bench smollm2 --threads 2 --against one-thread
 
 Figures are medians over rounds with [smallest, largest]; a round is a process of its own. Nothing else should run. --against gguf fetches
 the sources of llama.cpp, builds them once (a C++ compiler is needed), gives them the same weights, and runs them in turn with ours for
@@ -146,11 +147,17 @@ impl BenchArgs {
                 None => Ok(numbers.to_vec()),
             }
         };
+        let threads = match self.threads {
+            Some(threads) => threads.get(),
+            None => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+        };
+        if self.against == Some(Against::OneThread) && threads == 1 {
+            return Err(
+                "--against one-thread: expected --threads 2 or more beside it, found 1".to_owned(),
+            );
+        }
         Ok(Setup {
-            threads: match self.threads {
-                Some(threads) => threads.get(),
-                None => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
-            },
+            threads,
             spin: match self.spin {
                 Spin::Off => llmasos_engine::Spin::Off,
                 Spin::Short => llmasos_engine::Spin::Short,
@@ -309,6 +316,10 @@ mod tests {
             ),
             (&["--depth", "many"], "invalid value 'many'"),
             (&["--threads", "0"], "--threads"),
+            (
+                &["--against", "one-thread", "--threads", "1"],
+                "--against one-thread: expected --threads 2 or more",
+            ),
             (&["--isa", "avx3"], "avx512-vnni"),
             (&["--spin", "fast"], "short"),
             (&["--rounds", "0"], "1..=1000"),

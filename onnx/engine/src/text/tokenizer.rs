@@ -1,14 +1,22 @@
 //! Text to token ids and back, from a `tokenizer.json`.
 //!
-//! Encoding is the `tokenizers` crate's. Decoding is done here from the bytes of each token, because a stream needs to
-//! know where a character ends: a token may be half of one.
+//! Encoding is the `tokenizers` crate's, with byte pairs of our own that take less memory (`bpe`). Decoding is done here from
+//! the bytes of each token, because a stream needs to know where a character ends: a token may be half of one.
+
+mod bpe;
+mod pool;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 
 use serde::Deserialize;
-use tokenizers::{DecoderWrapper, Tokenizer as Encoder};
+use tokenizers::{
+    AddedToken, DecoderWrapper, Model, NormalizerWrapper, PostProcessorWrapper,
+    PreTokenizerWrapper, TokenizerImpl,
+};
 
+use self::bpe::{Bpe, Kind};
+use self::pool::Pool;
 use crate::error::{EngineError, Result};
 
 /// Largest `tokenizer.json`.
@@ -23,7 +31,7 @@ pub struct Tokenizer {
     model: String,
     encoder: Encoder,
     /// Bytes by token id; none for a gap in the numbering.
-    bytes: Vec<Vec<u8>>,
+    bytes: Pool,
     /// By token id: stands for something other than its text, such as the end of a message.
     special: Vec<bool>,
     /// Texts of the special tokens.
@@ -32,15 +40,33 @@ pub struct Tokenizer {
     begin: Option<u32>,
 }
 
-/// The part of `tokenizer.json` that is checked against what was read from it.
+/// What makes tokens of a text.
+enum Encoder {
+    /// Almost all language models.
+    Bpe(Box<Pipeline>),
+    /// Any other model of the crate.
+    Other(Box<tokenizers::Tokenizer>),
+}
+
+/// The crate's pipeline around byte pairs of our own.
+type Pipeline = TokenizerImpl<
+    Bpe,
+    NormalizerWrapper,
+    PreTokenizerWrapper,
+    PostProcessorWrapper,
+    DecoderWrapper,
+>;
+
+/// The part of `tokenizer.json` that is checked against what was read from it, and that says who reads it.
 #[derive(Deserialize)]
-struct AddedTokens {
+struct Head {
     #[serde(default)]
-    added_tokens: Vec<AddedToken>,
+    added_tokens: Vec<Added>,
+    model: Kind,
 }
 
 #[derive(Deserialize)]
-struct AddedToken {
+struct Added {
     id: u32,
     content: String,
 }
@@ -64,9 +90,8 @@ impl Tokenizer {
             model: model.to_owned(),
             reason,
         };
-        let mut encoder = Encoder::from_bytes(json).map_err(|error| wrong(error.to_string()))?;
-        let file: AddedTokens =
-            serde_json::from_slice(json).map_err(|error| wrong(error.to_string()))?;
+        let file: Head = serde_json::from_slice(json).map_err(|error| wrong(error.to_string()))?;
+        let encoder = Encoder::new(json, &file.model).map_err(wrong)?;
         // The crate numbers added tokens that are not in the vocabulary itself, whatever the file says.
         if let Some(token) = file
             .added_tokens
@@ -79,12 +104,7 @@ impl Tokenizer {
                 token.content, token.id
             )));
         }
-        // Both would change prompts silently.
-        encoder.with_padding(None);
-        encoder
-            .with_truncation(None)
-            .map_err(|error| wrong(error.to_string()))?;
-        let form = encoder.get_decoder().and_then(byte_form).ok_or_else(|| {
+        let form = encoder.decoder().and_then(byte_form).ok_or_else(|| {
             wrong("its decoder is neither ByteLevel nor ByteFallback, so the bytes of a token are unknown".to_owned())
         })?;
         if vocab > MAX_VOCAB {
@@ -92,10 +112,9 @@ impl Tokenizer {
                 "expected at most {MAX_VOCAB} tokens, found {vocab}"
             )));
         }
-        let mut bytes = vec![Vec::new(); vocab];
         let mut special = vec![false; vocab];
         let mut special_texts = Vec::new();
-        for (id, token) in encoder.get_added_tokens_decoder() {
+        for (id, token) in encoder.added() {
             if token.special
                 && let Some(slot) = special.get_mut(id as usize)
             {
@@ -103,33 +122,10 @@ impl Tokenizer {
                 special_texts.push(token.content);
             }
         }
-        let table = char_to_byte();
-        for (text, id) in encoder.get_vocab(true) {
-            let slot = bytes.get_mut(id as usize).ok_or_else(|| {
-                wrong(format!(
-                    "token {id}: expected ids below {vocab}, which the model has scores for"
-                ))
-            })?;
-            if text.is_empty() || text.len() > MAX_TOKEN_BYTES {
-                return Err(wrong(format!(
-                    "token {id}: expected 1..={MAX_TOKEN_BYTES} bytes, found {}",
-                    text.len()
-                )));
-            }
-            if !slot.is_empty() {
-                return Err(wrong(format!("token {id} has two texts")));
-            }
-            *slot = match form {
-                _ if special[id as usize] => text.into_bytes(),
-                // An added token that is not special is written as plain text.
-                ByteForm::Level => text
-                    .chars()
-                    .map(|c| table.get(&c).copied())
-                    .collect::<Option<_>>()
-                    .unwrap_or(text.into_bytes()),
-                ByteForm::Fallback => fallback_bytes(&text),
-            };
-        }
+        let bytes = encoder
+            .texts()
+            .and_then(|texts| bytes_of(&texts, form, &special))
+            .map_err(wrong)?;
         Ok(Self {
             model: model.to_owned(),
             encoder,
@@ -168,28 +164,25 @@ impl Tokenizer {
 
     /// Token ids of a text. Special tokens written in it are recognised: a chat template writes them.
     pub(crate) fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding =
-            self.encoder
-                .encode_fast(text, false)
-                .map_err(|error| EngineError::Tokenizer {
-                    model: self.model.clone(),
-                    reason: error.to_string(),
-                })?;
-        Ok(encoding.get_ids().to_vec())
+        self.encoder
+            .encode(text)
+            .map_err(|error| EngineError::Tokenizer {
+                model: self.model.clone(),
+                reason: error.to_string(),
+            })
     }
 
     /// Bytes that a token adds to the answer: none for special tokens and gaps.
     pub(crate) fn text_bytes(&self, token: u32) -> &[u8] {
-        let id = token as usize;
-        match self.bytes.get(id) {
-            Some(bytes) if !self.special[id] => bytes,
-            _ => &[],
+        if self.is_special(token) {
+            return &[];
         }
+        self.bytes.get(token as usize)
     }
 
     /// Bytes of a token, also of a special one; empty for a gap.
     pub(crate) fn raw_bytes(&self, token: u32) -> &[u8] {
-        self.bytes.get(token as usize).map_or(&[], Vec::as_slice)
+        self.bytes.get(token as usize)
     }
 
     /// Whether a token stands for something other than its text.
@@ -215,6 +208,128 @@ impl Tokenizer {
         }
         text
     }
+}
+
+impl Encoder {
+    /// Reads the file, without padding and truncation: both would change prompts silently.
+    fn new(json: &[u8], kind: &Kind) -> std::result::Result<Encoder, String> {
+        if Bpe::reads(kind) {
+            let mut pipeline: Pipeline = serde_json::from_slice(json).map_err(|e| e.to_string())?;
+            pipeline.with_padding(None);
+            pipeline.with_truncation(None).map_err(|e| e.to_string())?;
+            return Ok(Encoder::Bpe(Box::new(pipeline)));
+        }
+        let mut other = tokenizers::Tokenizer::from_bytes(json).map_err(|e| e.to_string())?;
+        other.with_padding(None);
+        other.with_truncation(None).map_err(|e| e.to_string())?;
+        Ok(Encoder::Other(Box::new(other)))
+    }
+
+    fn encode(&self, text: &str) -> tokenizers::Result<Vec<u32>> {
+        let encoding = match self {
+            Encoder::Bpe(pipeline) => pipeline.encode_fast(text, false),
+            Encoder::Other(other) => other.encode_fast(text, false),
+        }?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    fn token_to_id(&self, text: &str) -> Option<u32> {
+        match self {
+            Encoder::Bpe(pipeline) => pipeline.token_to_id(text),
+            Encoder::Other(other) => other.token_to_id(text),
+        }
+    }
+
+    fn decoder(&self) -> Option<&DecoderWrapper> {
+        match self {
+            Encoder::Bpe(pipeline) => pipeline.get_decoder(),
+            Encoder::Other(other) => other.get_decoder(),
+        }
+    }
+
+    fn added(&self) -> Vec<(u32, AddedToken)> {
+        let added = match self {
+            Encoder::Bpe(pipeline) => pipeline.get_added_tokens_decoder(),
+            Encoder::Other(other) => other.get_added_tokens_decoder(),
+        };
+        added.into_iter().collect()
+    }
+
+    /// Texts of all tokens by id, empty for gaps.
+    fn texts(&self) -> std::result::Result<Vec<Cow<'_, [u8]>>, String> {
+        let mut texts: Vec<Cow<'_, [u8]>> = match self {
+            Encoder::Bpe(pipeline) => {
+                let words = pipeline.get_model().words();
+                words.iter().map(Cow::Borrowed).collect()
+            }
+            Encoder::Other(other) => {
+                let mut texts = Vec::new();
+                for (text, id) in other.get_model().get_vocab() {
+                    put(&mut texts, id, text)?;
+                }
+                texts
+            }
+        };
+        for (id, token) in self.added() {
+            put(&mut texts, id, token.content)?;
+        }
+        Ok(texts)
+    }
+}
+
+/// Takes the text of a token, if it has no other one.
+fn put(texts: &mut Vec<Cow<'_, [u8]>>, id: u32, text: String) -> std::result::Result<(), String> {
+    let at = id as usize;
+    if at >= MAX_VOCAB {
+        return Err(format!("expected ids below {MAX_VOCAB}, found {id}"));
+    }
+    if texts.len() <= at {
+        texts.resize(at + 1, Cow::Borrowed(&[]));
+    }
+    if !texts[at].is_empty() && texts[at] != text.as_bytes() {
+        return Err(format!("token {id} has two texts"));
+    }
+    texts[at] = text.into_bytes().into();
+    Ok(())
+}
+
+/// What tokens stand for, in bytes; `special` has an entry for each.
+fn bytes_of(
+    texts: &[Cow<'_, [u8]>],
+    form: ByteForm,
+    special: &[bool],
+) -> std::result::Result<Pool, String> {
+    let vocab = special.len();
+    if let Some(beyond) = texts.iter().skip(vocab).position(|text| !text.is_empty()) {
+        return Err(format!(
+            "token {}: expected ids below {vocab}, which the model has scores for",
+            vocab + beyond
+        ));
+    }
+    let table = char_to_byte();
+    let mut bytes = Pool::default();
+    for (id, special) in special.iter().enumerate() {
+        let text = texts.get(id).map_or(&[][..], Cow::as_ref);
+        if text.len() > MAX_TOKEN_BYTES {
+            return Err(format!(
+                "token {id}: expected 1..={MAX_TOKEN_BYTES} bytes, found {}",
+                text.len()
+            ));
+        }
+        let written = String::from_utf8_lossy(text);
+        match form {
+            _ if *special => bytes.push(text),
+            ByteForm::Level => {
+                let meant: Option<Vec<u8>> =
+                    written.chars().map(|c| table.get(&c).copied()).collect();
+                // An added token that is not special is written as plain text.
+                bytes.push(meant.as_deref().unwrap_or(text));
+            }
+            ByteForm::Fallback => bytes.push(&fallback_bytes(&written)),
+        }
+    }
+    bytes.shrink();
+    Ok(bytes)
 }
 
 fn byte_form(decoder: &DecoderWrapper) -> Option<ByteForm> {
