@@ -7,6 +7,7 @@
 //!
 //! A way is a process of its own, so that its largest memory is its own too. What the original predicts is computed once.
 
+pub mod beside;
 mod llama_cpp;
 pub mod measure;
 mod ways;

@@ -11,15 +11,16 @@ use llmasos_forge::compress::recipe::{
     Bits, CompressRecipe, CompressStep, DistilStep, KvBits, Method, PruneStep, Pruned, QuantizeStep,
 };
 
+use super::activations::ActivationFlags;
 use super::quantity;
-use super::recipe_file::{self, TextPaths};
+use super::recipe_file::{self, DataPaths};
 use crate::cmd::usage::wrong;
 
 /// What is done, as flags.
 #[derive(Debug, Default, clap::Args)]
 pub(super) struct StepFlags {
     /// Steps, seed and texts from a file
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["quantize", "method", "degrid", "prune", "distil", "budget", "kv", "seed"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["quantize", "method", "degrid", "prune", "distil", "budget", "kv", "seed", "calibrate", "max_error", "keep_float"])]
     recipe: Option<PathBuf>,
     /// Store weights so
     #[arg(long, value_enum, value_name = "WEIGHTS")]
@@ -45,6 +46,11 @@ pub(super) struct StepFlags {
     /// Then teach it what the original says: tokens=100k,alpha=0.1,temperature=1,learning_rate=1e-4
     #[arg(long, alias = "distill", value_name = "KEY=VALUE,…", value_parser = distilled)]
     distil: Option<DistilStep>,
+    #[command(flatten)]
+    activations: ActivationFlags,
+    /// Fail if a detector or encoder agrees less with its original: mean average precision, or mean cosine
+    #[arg(long, value_name = "SHARE", value_parser = quantity::fraction)]
+    min_agreement: Option<f64>,
     /// Fail if perplexity grows by more
     #[arg(long, value_name = "SHARE", value_parser = quantity::fraction)]
     max_ppl_increase: Option<f64>,
@@ -72,8 +78,12 @@ enum BitsWord {
     Int8,
     /// 4 bits, and 8 where they help most, within --budget
     Mixed,
-    /// 8 bits, activations quantized as they come: fastest prompts on plain ONNX Runtime
+    /// 8 bits, activations quantized as they come: fastest prompts on plain ONNX Runtime, encoders for any text
     Int8Dynamic,
+    /// 8 bits with ranges taken from pictures or sentences: detectors and encoders
+    Int8Static,
+    /// Stored in 16-bit floats: half the file, and computed in 32 bits with the original's memory and speed
+    Fp16,
     /// 32-bit floats
     Fp32,
 }
@@ -106,6 +116,8 @@ impl From<BitsWord> for Bits {
             BitsWord::Int8 => Bits::Int8,
             BitsWord::Mixed => Bits::Mixed,
             BitsWord::Int8Dynamic => Bits::Int8Dynamic,
+            BitsWord::Int8Static => Bits::Int8Static,
+            BitsWord::Fp16 => Bits::Fp16,
             BitsWord::Fp32 => Bits::Fp32,
         }
     }
@@ -124,14 +136,14 @@ impl From<MethodWord> for Method {
 }
 
 impl StepFlags {
-    /// The recipe, and where it says that texts are.
+    /// The recipe, and where it says that texts and pictures are.
     ///
     /// # Errors
     /// What is wrong with the file or the flags.
-    pub(super) fn recipe(&self) -> anyhow::Result<(CompressRecipe, TextPaths)> {
+    pub(super) fn recipe(&self) -> anyhow::Result<(CompressRecipe, DataPaths)> {
         let (mut recipe, paths) = match &self.recipe {
             Some(path) => recipe_file::read(path).map_err(|error| wrong(error.to_string()))?,
-            None => (self.short_form(), TextPaths::default()),
+            None => (self.short_form(), DataPaths::default()),
         };
         if recipe.steps.is_empty() {
             return Err(wrong(
@@ -147,6 +159,9 @@ impl StepFlags {
         if let Some(length) = self.length {
             recipe.calibration.length = length;
             recipe.evaluate.length = length;
+        }
+        if let Some(least) = self.min_agreement {
+            recipe.evaluate.min_agreement = Some(least);
         }
         if let Some(most) = self.max_ppl_increase {
             recipe.evaluate.max_perplexity_increase = Some(most);
@@ -176,6 +191,7 @@ impl StepFlags {
                 method,
                 budget_bytes: self.budget,
                 kv: self.kv.map(|KvWord::Int8| KvBits::Int8),
+                activations: self.activations.options(),
             })
         });
         recipe.steps.extend(degrid);

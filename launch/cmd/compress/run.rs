@@ -11,7 +11,7 @@ use llmasos_forge::{
     Checkpoint, ForgeError, Provenance,
     compress::{
         self, Chosen, Tools,
-        recipe::{Bits, CompressRecipe, CompressStep, QuantizeStep},
+        recipe::{Bits, CompressRecipe, CompressStep, ModelKind, QuantizeStep},
         report::{CompressReport, Measured, REPORT_FORMAT, SourceReport, StepReport},
     },
     corpus::Part,
@@ -21,9 +21,9 @@ use serde_json::json;
 
 use super::text::Texts;
 use super::work::Work;
-use super::{Args, Candidate, Given, judge, print, record, source};
+use super::{Args, Candidate, Given, TextPaths, judge, print, record, source, task};
 use crate::bench::compress::measure;
-use crate::cmd::{output, progress::watch};
+use crate::cmd::{output, progress::watch, usage::wrong};
 use crate::models::{Cancel, Console, Event, Models, Reporter, size_words};
 use crate::run::configure;
 
@@ -72,10 +72,31 @@ struct Job<'a> {
 pub(super) fn compress(args: &Args, cancel: Cancel) -> Result<ExitCode> {
     let begun = Instant::now();
     let mut reporter = Console::new(cancel);
-    let outcome = prepare(args, &mut reporter).and_then(|job| make(job, begun, &mut reporter));
+    let outcome = start(args, begun, &mut reporter);
     drop(reporter);
     let out = args.out.as_deref().unwrap_or(Path::new(""));
     outcome.map_err(|error| said(error, out))
+}
+
+/// Divides by what the model is for.
+fn start(args: &Args, begun: Instant, reporter: &mut Console) -> Result<ExitCode> {
+    let (recipe, paths) = args.steps.recipe()?;
+    let word = args.model.as_deref().context("no model was given")?;
+    let models = Models::from_environment(&args.catalogue)?;
+    if let Some(source) = task::Source::find(&models, word)? {
+        let order = task::Order {
+            args,
+            recipe,
+            paths,
+            source,
+        };
+        return task::compress(order, models, begun, reporter);
+    }
+    recipe
+        .check_for(ModelKind::Language)
+        .map_err(|error| wrong(error.to_string()))?;
+    let job = prepare(args, recipe, paths.texts, models, reporter)?;
+    make(job, begun, reporter)
 }
 
 /// Says what stays after Ctrl-C and on a full disk.
@@ -105,14 +126,18 @@ fn is_full(error: &std::io::Error) -> bool {
     matches!(error.kind(), StorageFull | QuotaExceeded)
 }
 
-fn prepare<'a>(args: &'a Args, reporter: &mut Console) -> Result<Job<'a>> {
-    let (recipe, paths) = args.steps.recipe()?;
+fn prepare<'a>(
+    args: &'a Args,
+    recipe: CompressRecipe,
+    paths: TextPaths,
+    mut models: Models,
+    reporter: &mut Console,
+) -> Result<Job<'a>> {
     let word = args.model.as_deref().context("no model was given")?;
     let out = args
         .out
         .clone()
         .context("no place for the model was given")?;
-    let mut models = Models::from_environment(&args.catalogue)?;
     let given = Given::read(&models, word)?;
     let work = Work::open(&std::path::absolute(&out)?)?;
     let changes = recipe.steps.len() as u64;
@@ -429,6 +454,7 @@ impl Job<'_> {
             threads,
             seconds: begun.elapsed().as_secs_f64(),
             peak_bytes: peak_bytes(),
+            beside: None,
         })
     }
 
@@ -451,8 +477,10 @@ impl Job<'_> {
             },
             recipe: self.recipe.clone(),
             texts: self.texts.clone(),
+            pictures: Vec::new(),
             steps,
             evaluation: Some(evaluation),
+            agreement: None,
             measured,
             is_within_budget: is_close && is_small,
         }
@@ -491,7 +519,7 @@ impl Job<'_> {
 }
 
 /// Largest memory of this process so far.
-fn peak_bytes() -> Option<u64> {
+pub(super) fn peak_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
     let kibibytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;

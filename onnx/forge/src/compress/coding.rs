@@ -88,10 +88,11 @@ impl Chosen {
             ),
             Bits::Int8 => (plain(blocks, ACTIVATIONS_INT8), detail),
             Bits::Fp32 => (plain(Storage::Fp32, 0), detail),
+            Bits::Fp16 => (plain(Storage::Fp16, 0), detail),
             Bits::Int8Dynamic => (Stored::Fast, detail),
-            Bits::Fp16 | Bits::StaticInt8 => {
+            Bits::Int8Static => {
                 return unknown(
-                    "int4, int4-minima, mixed, int8, int8-dynamic or fp32 for a language model",
+                    "int4, int4-minima, mixed, int8, int8-dynamic, fp16 or fp32 for a language model",
                     word(step.weights),
                 );
             }

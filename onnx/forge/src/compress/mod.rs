@@ -3,6 +3,7 @@
 //! ```text
 //!   recipe ─► job ─┬─ change: degrid, prune, distil ─► checkpoint ─► …
 //!                  └─ finish: quantize (coding), kv ─► model folder ─► report
+//!   detectors, encoders: model folder ─ ready ─► model folder ─► report
 //! ```
 
 mod coding;
@@ -13,6 +14,7 @@ pub mod kv;
 pub mod prune;
 pub mod quantize;
 mod random;
+mod ready;
 pub mod recipe;
 pub mod report;
 mod solve;
@@ -23,4 +25,5 @@ pub use export::write_gguf;
 pub use job::{Tools, change, finish, key, parameters, source_hashes};
 pub use kv::kv_int8;
 pub use prune::{PruneOptions, PruneReport, prune};
+pub use ready::{Ready, ReadyTools, finish_graph, graph_parameters};
 pub use report::attach;

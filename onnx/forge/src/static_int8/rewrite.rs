@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::codes::{Affine, bias, least_scales, per_channel};
+use super::codes::{Affine, bias, least_scales, pair_scales, per_channel};
 use super::options::{ProductForm, StaticOptions};
 use super::plan::{Kind, Lookup, Plan, Weighted};
 use super::scratch::Scratch;
@@ -119,9 +119,16 @@ impl Coder {
             _ => Vec::new(),
         };
         let channel = |at: usize| if by_row { at / stride } else { at % channels };
-        let least = least_scales(&biases, input.scale);
-        let limit = options.weight_limit();
-        let coded = per_channel(&weighted.weight, &weights, channels, channel, limit, &least)?;
+        let mut least = least_scales(&biases, input.scale);
+        if options.pairs_fit {
+            least.resize(channels, 0.0);
+            let pairs = pair_scales(&weights, channels, channel);
+            least
+                .iter_mut()
+                .zip(pairs)
+                .for_each(|(scale, pair)| *scale = scale.max(pair));
+        }
+        let coded = per_channel(&weighted.weight, &weights, channels, channel, &least)?;
         let base = &node.output[0]; // unlike names of nodes, those of values are unique
         let mut names = Coded {
             weight: self.name(base, "weight"),
@@ -171,7 +178,7 @@ impl Coder {
         let blocks = columns.div_ceil(block);
         let channel = |at: usize| at / columns * blocks + at % columns / block;
         let count = lookup.rows as usize * blocks;
-        let coded = per_channel(&lookup.table, &table, count, channel, 127, &[])?;
+        let coded = per_channel(&lookup.table, &table, count, channel, &[])?;
         let base = &node.output[0]; // unlike names of nodes, those of values are unique
         let names = Coded {
             weight: self.name(base, "table"),
