@@ -20,7 +20,7 @@ mod profile;
 mod prompt;
 mod ratio;
 mod series;
-mod tools;
+pub(crate) mod tools;
 
 use std::path::{Path, PathBuf};
 

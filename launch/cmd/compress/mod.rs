@@ -31,9 +31,12 @@ use llmasos_engine::text::GraphChoice;
 pub(crate) use judge::{Candidate, judge, load, record};
 pub(crate) use print::evaluation;
 pub(crate) use quantity::count;
-pub(crate) use recipe_file::TextPaths;
+pub(crate) use recipe_file::{PicturePaths, TextPaths};
 pub(crate) use run::runtime;
 pub(crate) use source::{Given, tokenizer};
+pub(crate) use task::{
+    Inputs, PictureFlags, PictureSets, SentenceSets, agreement, answers, graph_bytes, samples,
+};
 pub(crate) use text::{SAMPLE, TextFlags, Texts};
 pub(crate) use work::Work;
 

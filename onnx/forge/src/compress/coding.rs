@@ -88,7 +88,7 @@ impl Chosen {
             ),
             Bits::Int8 => (plain(blocks, ACTIVATIONS_INT8), detail),
             Bits::Fp32 => (plain(Storage::Fp32, 0), detail),
-            Bits::Fp16 => (plain(Storage::Fp16, 0), detail),
+            Bits::Fp16 => (plain(Storage::Fp16, 0), half_detail(detail)),
             Bits::Int8Dynamic => (Stored::Fast, detail),
             Bits::Int8Static => {
                 return unknown(
@@ -237,6 +237,14 @@ fn other_bytes(checkpoint: &Checkpoint) -> u64 {
         Constant::Matrix(_) => 0,
     });
     4 * elements.sum::<u64>() + GRAPH_BYTES
+}
+
+/// What half precision does not do has to be said, because people expect it.
+fn half_detail(mut detail: Value) -> Value {
+    if let Some(fields) = detail.as_object_mut() {
+        fields.insert("note".into(), json!(super::ready::HALF_NOTE));
+    }
+    detail
 }
 
 /// What a quantizer says, with the choices that led to it.

@@ -22,6 +22,10 @@ use crate::static_int8::half::half_storage;
 use crate::static_int8::{NewModel, Samples, StaticOptions, Workplace, quantize, write_folder};
 use crate::writer::MODEL_FILE;
 
+/// What half precision means here.
+pub(super) const HALF_NOTE: &str =
+    "stored in 16 bits; the runtime computes in 32, with the memory and the speed of the original";
+
 /// What the step works with.
 pub struct ReadyTools<'a> {
     /// Runs graphs.
@@ -92,10 +96,7 @@ pub fn finish_graph(
             (graph, details(step, None, &report)?, true)
         }
         Bits::Fp16 => {
-            let about = json!({
-                "weights": "fp16",
-                "note": "stored in 16 bits; the runtime computes in 32, with the memory and the speed of the original",
-            });
+            let about = json!({ "weights": "fp16", "note": HALF_NOTE });
             (half_storage(graph)?, about, true)
         }
         other => {
