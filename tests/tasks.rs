@@ -127,9 +127,9 @@ fn a_detector_in_8_bits_still_sees_its_squares() {
         report["agreement"]["found"]["pictures"], 40,
         "ten views of four"
     );
-    let nodes = &report["steps"][0]["detail"]["nodes"];
-    assert_eq!(nodes["samples"], 60, "ten views of six");
-    let left = nodes["left"].as_array().unwrap();
+    let graph = &report["steps"][0]["detail"]["graph"];
+    assert_eq!(graph["samples"], 60, "ten views of six");
+    let left = graph["left"].as_array().unwrap();
     let unknown = left.iter().find(|it| it["op"] == "ThresholdedRelu");
     let unknown = unknown.unwrap_or_else(|| panic!("{left:?}"));
     assert_eq!(unknown["node"], "features");

@@ -67,12 +67,12 @@ pub(super) fn rows(
     names.dedup();
     let mut rows = Vec::new();
     for name in names {
-        let bench = Bench::prepare(models, plan, (name, &python), reporter)?;
+        let bench = Bench::prepare(models, plan, (name, python.as_path()), reporter)?;
         let ways = match bench.kind {
             ModelKind::Detector => &DETECTOR[..],
             ModelKind::Encoder | ModelKind::Language => &ENCODER[..],
         };
-        for [title, form, width] in ways {
+        for &[title, form, width] in ways {
             reporter.event(Event::Note { text: title });
             let outcome = bench.one(title, [form, width], reporter);
             rows.push(Row {
@@ -194,8 +194,8 @@ impl<'b> Bench<'b> {
             &mut watch(reporter, title),
         )?;
         let (inputs, runtime) = (&self.inputs, &self.runtime);
-        let original = answers(&self.folder, inputs, runtime, ("the original", reporter))?;
-        let found = answers(&place, inputs, runtime, (title, reporter))?;
+        let original = answers(&self.folder, inputs, runtime, "the original", reporter)?;
+        let found = answers(&place, inputs, runtime, title, reporter)?;
         let found = agreement(&original, &found)?;
         let turns = beside::in_child(&place, &self.folder, self.plan.threads)?;
         let mut object = json!({
@@ -230,7 +230,7 @@ fn write_samples(samples: &mut dyn Samples, dir: &Path) -> Result<()> {
                 Elements::I64(data) => {
                     ("i64", data.iter().flat_map(|it| it.to_le_bytes()).collect())
                 }
-                other => anyhow::bail!("{}: {other:?} is not written", tensor.name),
+                _ => anyhow::bail!("{}: elements of its type are not written", tensor.name),
             };
             out.write_all(&bytes).with_context(writing)?;
             run.push(

@@ -54,8 +54,9 @@ impl Default for ImportOptions {
 /// [`ForgeError`] names what is wrong with them.
 pub fn is_encoder(path: &Path) -> Result<bool, ForgeError> {
     let about = fs::metadata(path).map_err(ForgeError::io("inspect", path))?;
-    let mut look =
-        |model: &Model, _: &dyn Weights, _: &Text| Ok(matches!(model, Model::Encoder(_)));
+    let mut look = |model: &Model, _: &dyn Weights, _: &Text| -> Result<bool, ForgeError> {
+        Ok(matches!(model, Model::Encoder(_)))
+    };
     match about.is_dir() {
         true => open_folder(&folder_files(path)?, &mut look),
         false => open_gguf(path, &mut look).map_err(ForgeError::in_file(path)),

@@ -156,7 +156,7 @@ impl PictureSets {
 
 /// Views of pictures: whole, in parts, mirrored.
 pub(crate) fn views(pictures: &Pictures) -> Views<'_> {
-    Views::new(pictures.count(), |index| {
+    Views::new(pictures.count(), move |index| {
         pictures.open(index).map_err(ForgeError::from)
     })
 }
@@ -175,7 +175,7 @@ impl SentenceSets {
     ) -> Result<SentenceSets> {
         let encoder = Encoder::load(runtime, &ModelFolder::open(folder)?)?;
         let longest = encoder.config().context.min(LONGEST_TOKENS);
-        let mut count = |text: &str| Ok(encoder.tokenize(text)?.len());
+        let mut count = |text: &str| Ok::<_, ForgeError>(encoder.tokenize(text)?.len());
         let judged = recipe.evaluate.sequences * recipe.evaluate.length;
         let test = texts.sentences(Part::Test, (judged, longest), &mut count, reporter)?;
         let mut calibration = Vec::new();

@@ -32,7 +32,8 @@ pub(crate) fn answers(
     dir: &Path,
     inputs: &Inputs,
     runtime: &Runtime,
-    (name, reporter): (&str, &mut dyn Reporter),
+    name: &str,
+    reporter: &mut dyn Reporter,
 ) -> Result<Answers> {
     let folder = ModelFolder::open(dir)?;
     let mut seen = |done: usize, total: usize| {

@@ -106,8 +106,8 @@ impl<'a> Job<'a> {
             .check_for(kind)
             .map_err(|error| wrong(error.to_string()))?;
         let Some(step) = recipe.quantize().cloned() else {
-            bail!(wrong(
-                "nothing to do for a detector or an encoder. Next: `--quantize int8-static`."
+            return Err(wrong(
+                "nothing to do for a detector or an encoder. Next: `--quantize int8-static`.",
             ));
         };
         let args = order.args;
@@ -210,14 +210,9 @@ impl<'a> Job<'a> {
     }
 
     fn judge(&self, dir: &Path, reporter: &mut dyn Reporter) -> Result<Agreement> {
-        let runtime = &self.runtime;
-        let original = answers(
-            &self.folder,
-            &self.inputs,
-            runtime,
-            ("the original", reporter),
-        )?;
-        let found = answers(dir, &self.inputs, runtime, ("what came out", reporter))?;
+        let (inputs, runtime) = (&self.inputs, &self.runtime);
+        let original = answers(&self.folder, inputs, runtime, "the original", reporter)?;
+        let found = answers(dir, inputs, runtime, "what came out", reporter)?;
         agreement(&original, &found)
     }
 

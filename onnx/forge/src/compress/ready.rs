@@ -19,7 +19,9 @@ use crate::onnx_file::OnnxFile;
 use crate::proto::onnx::DataType;
 use crate::static_int8::dynamic::dynamic_int8;
 use crate::static_int8::half::half_storage;
-use crate::static_int8::{NewModel, Samples, StaticOptions, Workplace, quantize, write_folder};
+use crate::static_int8::{
+    NamedTensor, NewModel, Samples, StaticOptions, Workplace, quantize, write_folder,
+};
 use crate::writer::MODEL_FILE;
 
 /// What half precision means here.
@@ -78,8 +80,8 @@ pub fn finish_graph(
     let options = step.activations.clone().unwrap_or_default();
     let (graph, about, is_met) = match step.weights {
         Bits::Int8Static => {
-            let mut none: Vec<_> = Vec::new();
-            let samples = match tools.samples {
+            let mut none: Vec<Vec<NamedTensor>> = Vec::new();
+            let samples: &mut dyn Samples = match tools.samples {
                 Some(samples) => samples,
                 None => &mut none,
             };
@@ -139,6 +141,6 @@ fn details(
         about["ranges"] = serde_json::to_value(options.ranges).map_err(invalid)?;
         about["error"] = report["error"].clone();
     }
-    about["nodes"] = report;
+    about["graph"] = report;
     Ok(about)
 }

@@ -56,7 +56,8 @@ pub struct StaticOptions {
     /// How ranges of activations are chosen.
     pub ranges: RangeMethod,
     /// Whether no two codes of a channel are so large that the sum of two products leaves 16 bits. Computers with AVX2 and no VNNI cut
-    /// such sums off, so that a model without it is another one there. It costs at most one bit of a weight.
+    /// such sums off, so that a model without it is another one there. It costs at most one bit of a weight. Depthwise
+    /// convolutions add in 32 bits and are left out.
     pub pairs_fit: bool,
     /// How products with constant matrices are written.
     pub products: ProductForm,
