@@ -125,7 +125,7 @@ fn pieces(paragraph: &str) -> impl Iterator<Item = &str> {
 
 /// Where the first sentence ends.
 fn end_of_first(text: &str) -> usize {
-    let mut last = None;
+    let mut last: Option<(usize, bool)> = None;
     for (at, letter) in text.char_indices() {
         if let Some((end, is_space)) = last {
             if !is_space && letter.is_whitespace() {
