@@ -452,3 +452,36 @@ fn undefined(value: &str) -> GraphError {
         value: value.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_convolutions_of_single_channels_keep_all_bits() {
+        // Kind, groups, shape of the weights, whether it is one, why.
+        let cases: [(Kind, i64, &[i64], bool, &str); 5] = [
+            (Kind::Convolution, 8, &[8, 1, 3, 3], true, "a channel each"),
+            (
+                Kind::Convolution,
+                1,
+                &[8, 4, 3, 3],
+                false,
+                "an ordinary one",
+            ),
+            (Kind::Convolution, 4, &[8, 2, 3, 3], false, "groups of two"),
+            (
+                Kind::Convolution,
+                1,
+                &[1, 1, 3, 3],
+                false,
+                "one channel is no group",
+            ),
+            (Kind::Product, 8, &[8, 1], false, "a product"),
+        ];
+        for (kind, groups, dims, expected, why) in cases {
+            let node = Node::new("Conv", &["x", "w"], &["y"]).int("group", groups);
+            assert_eq!(is_depthwise(&node.into(), dims, kind), expected, "{why}");
+        }
+    }
+}
