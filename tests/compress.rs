@@ -475,6 +475,25 @@ fn a_model_learns_from_what_the_original_writes() {
 }
 
 #[test]
+fn half_precision_is_half_the_size_of_floats_and_computes_the_same() {
+    let found = ["fp32", "fp16"].map(|weights| {
+        let bench = Bench::new();
+        let found = last(&bench.compress(&["--quantize", weights]).expect_code(0));
+        let path = bench.path("small").display().to_string();
+        run(&["model", "verify", &path], LIMIT).expect_code(0);
+        found
+    });
+    let number = |at: usize, field: &str| found[at][field].as_f64().unwrap();
+    assert!(number(1, "kl") < 1e-4, "{}", found[1]);
+    assert!(number(1, "bytes") < 0.65 * number(0, "bytes"));
+    let detail = &found[1]["report"]["steps"][0]["detail"];
+    assert!(
+        detail["note"].as_str().unwrap().contains("computes in 32"),
+        "{detail}"
+    );
+}
+
+#[test]
 fn weights_that_are_no_numbers_are_named() {
     let bench = Bench::new();
     let path = bench.path("model/model.safetensors");

@@ -21,5 +21,6 @@ mod parity;
 mod running;
 mod seeing;
 mod sources;
+mod tasks;
 mod tidy;
 mod topics;

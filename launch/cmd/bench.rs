@@ -35,12 +35,12 @@ buffer a way takes.")]
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 a target was missed and --assert was given. Nothing else should run.")]
     Bus(bus::Args),
-    /// Ways of making a language model smaller, on the same weights and text: loss, size, speed, time
-    #[command(
-        after_help = "Example: cargo run --release -- bench compress smollm2 --json
+    /// Ways of making a model smaller, on the same weights and inputs: loss, size, speed, time
+    #[command(after_help = "Examples:
+  cargo run --release -- bench compress smollm2 --json
+  cargo run --release -- bench compress --only \"detector int8 static,minilm int8 static\" --against ort
 
-Takes tens of minutes, and some GB in the cache while it runs. Nothing else should run."
-    )]
+Takes tens of minutes, and some GB in the cache while it runs. Nothing else should run.")]
     Compress(compress::Args),
     /// The other process of `bench bus`
     #[command(hide = true)]

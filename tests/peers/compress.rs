@@ -41,7 +41,7 @@ fn a_plain_onnx_runtime_gives_the_scores_of_the_engine() {
     fs::write(&config, longer).unwrap();
     let test = root.path().join("test.txt");
     fs::write(&test, PROSE).unwrap();
-    for weights in ["int4", "int8", "int8-dynamic", "fp32"] {
+    for weights in ["int4", "int8", "int8-dynamic", "fp16", "fp32"] {
         let out = root.path().join(weights);
         let path = |path: &Path| path.display().to_string();
         let words = [

@@ -51,6 +51,7 @@ pub(super) fn rows(
     }
     let rows = STORAGES.map(|(storage, name)| Row {
         name,
+        is_task: false,
         outcome: one(plan, &floats, storage, reporter).map_err(|error| format!("{error:#}")),
     });
     Ok(rows.into())
@@ -119,6 +120,7 @@ mod tests {
         assert_eq!(allowed(538_000_000), 569_000_000);
         let row = Row {
             name: STORAGES[0].1,
+            is_task: false,
             outcome: Ok(json!({
                 "peak_bytes": 250_000_000_u64,
                 "report": { "steps": [{ "seconds": 9.4 }] },

@@ -77,6 +77,7 @@ pub(super) fn rows(
         let outcome = bench.one(kind, reporter);
         rows.push(Row {
             name,
+            is_task: false,
             outcome: outcome.map_err(|error| format!("{error:#}")),
         });
     }

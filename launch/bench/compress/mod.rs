@@ -3,13 +3,16 @@
 //! ```text
 //!   MODEL ─► float32, off its grid: the original ─┬─ compress, a process a way ─► report ─┐
 //!                                                 └─ other people's quantizers ───────────┴─► table, JSON
+//!   detectors, encoders: as they are ─── compress, ONNX Runtime's quantizer ──────────────────► a table of their own
 //! ```
 //!
 //! A way is a process of its own, so that its largest memory is its own too. What the original predicts is computed once.
 
+pub mod beside;
 mod conversion;
 mod llama_cpp;
 pub mod measure;
+mod ort;
 mod ways;
 
 use std::fs;
@@ -52,6 +55,8 @@ pub enum Against {
     /// llama-quantize on the same weights; its formats are judged with activations in 32-bit floats
     #[value(name = "llama.cpp")]
     LlamaCpp,
+    /// onnxruntime's Python quantizer on the same detector or encoder, with the same calibration inputs
+    Ort,
 }
 
 /// One line of the table.
@@ -59,6 +64,8 @@ pub enum Against {
 pub struct Row {
     /// The way.
     pub name: &'static str,
+    /// Whether it is a detector's or an encoder's, with other figures than a language model's.
+    pub is_task: bool,
     /// What `compress --json` said last, or why there is nothing.
     pub outcome: Result<Value, String>,
 }
@@ -73,7 +80,12 @@ pub fn measure(
     reporter: &mut dyn Reporter,
 ) -> Result<Vec<Row>> {
     fs::create_dir_all(&plan.dir).with_context(|| format!("creating {}", plan.dir.display()))?;
-    let original = original(plan, reporter)?;
+    let has_llama = plan.against.contains(&Against::LlamaCpp);
+    let original =
+        match has_llama || plan.converts || plan.ways.iter().any(|way| way.model.is_none()) {
+            true => Some(original(plan, reporter)?),
+            false => None,
+        };
     let mut rows = Vec::new();
     for way in &plan.ways {
         reporter.event(Event::Note {
@@ -83,20 +95,26 @@ pub fn measure(
         if out.is_dir() {
             fs::remove_dir_all(&out).with_context(|| format!("removing {}", out.display()))?;
         }
-        let outcome = compress(plan, &original, &out, way.flags, reporter);
+        let given = way.model.map(Path::new).or(original.as_deref());
+        let given = given.context("there is no model for this way")?;
+        let outcome = compress(plan, given, &out, way.flags, reporter);
         if reporter.is_cancelled() {
             bail!("stopped after {} of {} ways", rows.len(), plan.ways.len());
         }
         rows.push(Row {
             name: way.name,
+            is_task: way.model.is_some(),
             outcome: outcome.map_err(|error| format!("{error:#}")),
         });
     }
-    if plan.converts {
-        rows.extend(conversion::rows(models, plan, &original, reporter)?);
+    if let Some(original) = original.as_deref().filter(|_| plan.converts) {
+        rows.extend(conversion::rows(models, plan, original, reporter)?);
     }
-    if plan.against.contains(&Against::LlamaCpp) {
-        rows.extend(llama_cpp::rows(models, plan, &original, reporter)?);
+    if let Some(original) = original.as_deref().filter(|_| has_llama) {
+        rows.extend(llama_cpp::rows(models, plan, original, reporter)?);
+    }
+    if plan.against.contains(&Against::Ort) {
+        rows.extend(ort::rows(models, plan, reporter)?);
     }
     Ok(rows)
 }
@@ -177,41 +195,48 @@ impl Row {
         }
     }
 
-    /// The cells of the table: way, KL, perplexity, agreement, size, prefill, decode, seconds, memory.
-    pub fn cells(&self) -> [String; 9] {
+    /// The cells of a detector's or encoder's table: way, agreement (mean average precision or mean cosine), recall or rank correlation,
+    /// size, milliseconds of a run, those of the original, how many times faster, seconds, memory.
+    pub fn task_cells(&self) -> [String; 9] {
         let found = match &self.outcome {
             Ok(found) => found,
-            Err(problem) => {
-                let mut cells = [const { String::new() }; 9];
-                cells[0] = self.name.to_owned();
-                cells[1] = problem
-                    .lines()
-                    .next()
-                    .unwrap_or_default()
-                    .chars()
-                    .take(40)
-                    .collect();
-                return cells;
-            }
+            Err(problem) => return failed(self.name, problem),
         };
         let number = |field: &str, digits: usize| match found[field].as_f64() {
             Some(value) => format!("{value:.digits$}"),
             None => "–".to_owned(),
         };
-        let size = |field: &str| match found[field].as_u64() {
-            Some(bytes) => size_words(bytes),
+        let second = match found["recall"].is_number() {
+            true => number("recall", 3),
+            false => number("ranking", 4),
+        };
+        [
+            self.name.to_owned(),
+            number("agreement", 4),
+            second,
+            size(found, "bytes"),
+            number("run_ms", 2),
+            number("original_run_ms", 2),
+            number("speedup", 2),
+            step_seconds(found),
+            size(found, "peak_bytes"),
+        ]
+    }
+
+    /// The cells of the table: way, KL, perplexity, agreement, size, prefill, decode, seconds, memory.
+    pub fn cells(&self) -> [String; 9] {
+        let found = match &self.outcome {
+            Ok(found) => found,
+            Err(problem) => return failed(self.name, problem),
+        };
+        let number = |field: &str, digits: usize| match found[field].as_f64() {
+            Some(value) => format!("{value:.digits$}"),
             None => "–".to_owned(),
         };
         let share = |field: &str| match found[field].as_f64() {
             Some(value) => format!("{:.1} %", value * 100.0),
             None => "–".to_owned(),
         };
-        let seconds = found["report"]["steps"].as_array().map(|steps| {
-            steps
-                .iter()
-                .filter_map(|step| step["seconds"].as_f64())
-                .sum::<f64>()
-        });
         [
             self.name.to_owned(),
             number("kl", 4),
@@ -221,13 +246,40 @@ impl Row {
                 share("perplexity_increase")
             ),
             share("top1"),
-            size("bytes"),
+            size(found, "bytes"),
             number("prefill", 0),
             number("decode", 0),
-            seconds.map_or_else(|| "–".to_owned(), |seconds| format!("{seconds:.0}")),
-            size("peak_bytes"),
+            step_seconds(found),
+            size(found, "peak_bytes"),
         ]
     }
+}
+
+/// A row that says what went wrong.
+fn failed(name: &str, problem: &str) -> [String; 9] {
+    let mut cells = [const { String::new() }; 9];
+    cells[0] = name.to_owned();
+    let first = problem.lines().next().unwrap_or_default();
+    cells[1] = first.chars().take(40).collect();
+    cells
+}
+
+fn size(found: &Value, field: &str) -> String {
+    match found[field].as_u64() {
+        Some(bytes) => size_words(bytes),
+        None => "–".to_owned(),
+    }
+}
+
+/// Seconds of all steps.
+fn step_seconds(found: &Value) -> String {
+    let seconds = found["report"]["steps"].as_array().map(|steps| {
+        steps
+            .iter()
+            .filter_map(|step| step["seconds"].as_f64())
+            .sum::<f64>()
+    });
+    seconds.map_or_else(|| "–".to_owned(), |seconds| format!("{seconds:.0}"))
 }
 
 #[cfg(test)]
@@ -242,6 +294,7 @@ mod tests {
         });
         let row = Row {
             name: "int4 best",
+            is_task: false,
             outcome: Ok(found),
         };
         assert_eq!(
@@ -261,9 +314,37 @@ mod tests {
         assert_eq!(row.object()["way"], "int4 best");
         let row = Row {
             name: "int4 best",
+            is_task: false,
             outcome: Err("no room\nmore".into()),
         };
         assert_eq!(row.cells()[1], "no room");
         assert_eq!(row.object()["error"], "no room\nmore");
+    }
+
+    #[test]
+    fn detectors_and_encoders_have_figures_of_their_own() {
+        let found = json!({
+            "agreement": 0.91234, "recall": 0.9, "bytes": 17_000_000, "run_ms": 9.871, "original_run_ms": 25.0, "speedup": 2.53,
+            "report": { "steps": [{ "seconds": 40.4 }] },
+        });
+        let mut row = Row {
+            name: "detector int8 static",
+            is_task: true,
+            outcome: Ok(found),
+        };
+        let expected = [
+            "detector int8 static",
+            "0.9123",
+            "0.900",
+            "17.0 MB",
+            "9.87",
+            "25.00",
+            "2.53",
+            "40",
+            "–",
+        ];
+        assert_eq!(row.task_cells(), expected);
+        row.outcome = Ok(json!({ "agreement": 0.995, "ranking": 0.98765 }));
+        assert_eq!(row.task_cells()[1..3], ["0.9950", "0.9877"]);
     }
 }

@@ -7,14 +7,31 @@ pub struct Way {
     pub name: &'static str,
     /// Flags of `compress`.
     pub flags: &'static [&'static str],
+    /// A detector or encoder of the catalogue; none for the language model that is being measured.
+    pub model: Option<&'static str>,
 }
+
+const DETECTOR: &str = "ssd-mobilenet-v2-coco";
+const MINILM: &str = "minilm-l6-v2-fp32";
 
 const fn way(name: &'static str, flags: &'static [&'static str]) -> Way {
-    Way { name, flags }
+    Way {
+        name,
+        flags,
+        model: None,
+    }
 }
 
-/// All of them, from the plainest on.
-pub const WAYS: [Way; 11] = [
+const fn of(model: &'static str, name: &'static str, flags: &'static [&'static str]) -> Way {
+    Way {
+        name,
+        flags,
+        model: Some(model),
+    }
+}
+
+/// All of them, from the plainest on; those of a detector or encoder last.
+pub const WAYS: [Way; 20] = [
     way("int4 rtn", &["--quantize", "int4", "--method", "rtn"]),
     way(
         "int4 importance",
@@ -52,4 +69,37 @@ pub const WAYS: [Way; 11] = [
             "int8",
         ],
     ),
+    of(
+        DETECTOR,
+        "detector int8 static",
+        &["--quantize", "int8-static"],
+    ),
+    of(
+        DETECTOR,
+        "detector int8 percentile",
+        &["--quantize", "int8-static", "--calibrate", "percentile"],
+    ),
+    of(
+        DETECTOR,
+        "detector int8 entropy",
+        &["--quantize", "int8-static", "--calibrate", "entropy"],
+    ),
+    of(DETECTOR, "detector fp16", &["--quantize", "fp16"]),
+    of(MINILM, "minilm int8 static", &["--quantize", "int8-static"]),
+    of(
+        MINILM,
+        "minilm int8 percentile",
+        &["--quantize", "int8-static", "--calibrate", "percentile"],
+    ),
+    of(
+        MINILM,
+        "minilm int8 entropy",
+        &["--quantize", "int8-static", "--calibrate", "entropy"],
+    ),
+    of(
+        MINILM,
+        "minilm int8 dynamic",
+        &["--quantize", "int8-dynamic"],
+    ),
+    of(MINILM, "minilm fp16", &["--quantize", "fp16"]),
 ];

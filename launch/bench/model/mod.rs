@@ -22,7 +22,7 @@ mod prompt;
 mod ratio;
 mod scaling;
 mod series;
-mod tools;
+pub(crate) mod tools;
 
 use std::path::{Path, PathBuf};
 

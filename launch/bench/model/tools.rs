@@ -20,7 +20,7 @@ const TOOLS: [&str; 2] = ["cmake==4.4.5", "ninja==1.13.2"];
 ///
 /// # Errors
 /// When it cannot be started or fails (with the end of its log), and after Ctrl-C.
-pub(super) fn run(
+pub(crate) fn run(
     mut command: Command,
     what: &str,
     log: &Path,
@@ -162,7 +162,7 @@ pub(super) fn list(numbers: &[usize]) -> String {
 ///
 /// # Errors
 /// When Python cannot make one or fetch them, with `next` as the next step.
-pub(super) fn install(
+pub(crate) fn install(
     dir: &Path,
     packages: &[&str],
     next: &str,
@@ -190,7 +190,7 @@ pub(super) fn install(
 ///
 /// # Errors
 /// When it cannot be written.
-pub(super) fn new_log(path: &Path) -> Result<()> {
+pub(crate) fn new_log(path: &Path) -> Result<()> {
     File::create(path)
         .map(drop)
         .with_context(|| format!("writing {}", path.display()))

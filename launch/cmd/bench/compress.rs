@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 
-use crate::bench::compress::{Against, CONVERSION, Plan, WAYS, Way, measure};
+use crate::bench::compress::{Against, CONVERSION, Plan, Row, WAYS, Way, measure};
 use crate::cmd::output::{self, Column, table};
 use crate::cmd::stoppable::stoppable;
 use crate::cmd::usage::{settle, wrong};
@@ -18,7 +18,7 @@ pub(super) struct Args {
     /// A name of the catalogue, a .gguf file, or a Hugging Face folder
     #[arg(value_name = "MODEL", default_value = "smollm2")]
     model: String,
-    /// Only these ways, by the names of the table
+    /// Only these ways, by the names of the table; also those of the detector and the encoder: "detector int8 static", "minilm int8 static"
     #[arg(long, value_name = "WAY,…", value_delimiter = ',')]
     only: Vec<String>,
     /// Measure other people's quantizers on the same weights and text
@@ -91,9 +91,27 @@ fn bench(args: &Args, cancel: Cancel) -> Result<ExitCode> {
             ("seconds", Column::Right),
             ("memory", Column::Right),
         ];
-        let cells: Vec<[String; 9]> = rows.iter().map(|row| row.cells()).collect();
-        for line in table(HEADING, &cells) {
-            output::line(&line)?;
+        const TASK_HEADING: [(&str, Column); 9] = [
+            ("way", Column::Left),
+            ("agreement", Column::Right),
+            ("recall, ranking", Column::Right),
+            ("size", Column::Right),
+            ("ms", Column::Right),
+            ("original ms", Column::Right),
+            ("speedup", Column::Right),
+            ("seconds", Column::Right),
+            ("memory", Column::Right),
+        ];
+        let (tasks, others): (Vec<&Row>, Vec<&Row>) = rows.iter().partition(|row| row.is_task);
+        let others: Vec<[String; 9]> = others.iter().map(|row| row.cells()).collect();
+        let tasks: Vec<[String; 9]> = tasks.iter().map(|row| row.task_cells()).collect();
+        for (heading, cells) in [(HEADING, others), (TASK_HEADING, tasks)] {
+            if cells.is_empty() {
+                continue;
+            }
+            for line in table(heading, &cells) {
+                output::line(&line)?;
+            }
         }
     }
     let is_whole = rows.iter().all(|row| row.outcome.is_ok());
@@ -103,10 +121,10 @@ fn bench(args: &Args, cancel: Cancel) -> Result<ExitCode> {
     })
 }
 
-/// The ways asked for, all without being asked.
+/// The ways asked for; all of language models without being asked.
 fn ways(only: &[String]) -> Result<Vec<&'static Way>> {
     if only.is_empty() {
-        return Ok(WAYS.iter().collect());
+        return Ok(WAYS.iter().filter(|way| way.model.is_none()).collect());
     }
     let one = |name: &String| {
         WAYS.iter().find(|way| way.name == name).ok_or_else(|| {

@@ -13,16 +13,17 @@ use llmasos_forge::compress::recipe::{
 };
 use llmasos_forge::distil::Generate;
 
+use super::activations::ActivationFlags;
 use super::pruned::pruned;
 use super::quantity;
-use super::recipe_file::{self, TextPaths};
+use super::recipe_file::{self, DataPaths};
 use crate::cmd::usage::wrong;
 
 /// What is done, as flags.
 #[derive(Debug, Default, clap::Args)]
 pub(super) struct StepFlags {
     /// Steps, seed and texts from a file
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["quantize", "method", "degrid", "prune", "distil", "distil_data", "budget", "kv", "seed"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["quantize", "method", "degrid", "prune", "distil", "distil_data", "budget", "kv", "seed", "calibrate", "max_error", "keep_float"])]
     recipe: Option<PathBuf>,
     /// Store weights so
     #[arg(long, value_enum, value_name = "WEIGHTS")]
@@ -54,6 +55,11 @@ pub(super) struct StepFlags {
     /// in generated=8k,temperature=1 [default: text]
     #[arg(long, alias = "distill-data", requires = "distil", value_name = "DATA", value_parser = distil_data)]
     distil_data: Option<DistilData>,
+    #[command(flatten)]
+    activations: ActivationFlags,
+    /// Fail if a detector or encoder agrees less with its original: mean average precision, or mean cosine
+    #[arg(long, value_name = "SHARE", value_parser = quantity::fraction)]
+    min_agreement: Option<f64>,
     /// Fail if perplexity grows by more; with --quantize mixed, or int4 by the method best, find the smallest mix of 4 and 8 bits that does
     /// not
     #[arg(long, value_name = "SHARE", value_parser = quantity::fraction)]
@@ -82,8 +88,12 @@ enum BitsWord {
     Int8,
     /// 4 bits, and 8 where they help most, within --budget
     Mixed,
-    /// 8 bits, activations quantized as they come: fastest prompts on plain ONNX Runtime
+    /// 8 bits, activations quantized as they come: fastest prompts on plain ONNX Runtime, encoders for any text
     Int8Dynamic,
+    /// 8 bits with ranges taken from pictures or sentences: detectors and encoders
+    Int8Static,
+    /// Stored in 16-bit floats: half the file, and computed in 32 bits with the original's memory and speed
+    Fp16,
     /// 32-bit floats
     Fp32,
 }
@@ -116,6 +126,8 @@ impl From<BitsWord> for Bits {
             BitsWord::Int8 => Bits::Int8,
             BitsWord::Mixed => Bits::Mixed,
             BitsWord::Int8Dynamic => Bits::Int8Dynamic,
+            BitsWord::Int8Static => Bits::Int8Static,
+            BitsWord::Fp16 => Bits::Fp16,
             BitsWord::Fp32 => Bits::Fp32,
         }
     }
@@ -134,14 +146,14 @@ impl From<MethodWord> for Method {
 }
 
 impl StepFlags {
-    /// The recipe, and where it says that texts are.
+    /// The recipe, and where it says that texts and pictures are.
     ///
     /// # Errors
     /// What is wrong with the file or the flags.
-    pub(super) fn recipe(&self) -> anyhow::Result<(CompressRecipe, TextPaths)> {
+    pub(super) fn recipe(&self) -> anyhow::Result<(CompressRecipe, DataPaths)> {
         let (mut recipe, paths) = match &self.recipe {
             Some(path) => recipe_file::read(path).map_err(|error| wrong(error.to_string()))?,
-            None => (self.short_form(), TextPaths::default()),
+            None => (self.short_form(), DataPaths::default()),
         };
         if recipe.steps.is_empty() {
             return Err(wrong(
@@ -157,6 +169,9 @@ impl StepFlags {
         if let Some(length) = self.length {
             recipe.calibration.length = length;
             recipe.evaluate.length = length;
+        }
+        if let Some(least) = self.min_agreement {
+            recipe.evaluate.min_agreement = Some(least);
         }
         if let Some(most) = self.max_ppl_increase {
             recipe.evaluate.max_perplexity_increase = Some(most);
@@ -190,6 +205,7 @@ impl StepFlags {
                 method,
                 budget_bytes: self.budget,
                 kv: self.kv.map(|KvWord::Int8| KvBits::Int8),
+                activations: self.activations.options(),
             })
         });
         recipe.steps.extend(degrid);

@@ -3,11 +3,14 @@
 //! ```text
 //!   MODEL ─ source ─► checkpoint ─ step ─► checkpoint ─ … ─ quantize ─► folder ─ judge, measure ─► report ─► DIR
 //!   flags, recipe_file ─► recipe          text ─► sequences of tokens       work: what is finished waits there
+//!
+//!   detectors, encoders: task             a folder's graph ─► quantize ─► folder, beside its original in pictures or sentences
 //! ```
 //!
 //! Results go to standard output, progress to standard error. DIR appears whole or not at all; Ctrl-C or a full disk leaves the finished
 //! steps in the work folder beside it, and the same command goes on from there.
 
+mod activations;
 mod flags;
 mod judge;
 mod print;
@@ -17,6 +20,7 @@ mod recipe_file;
 mod run;
 mod search;
 mod source;
+mod task;
 mod text;
 mod work;
 mod zip;
@@ -30,20 +34,25 @@ use llmasos_engine::text::GraphChoice;
 pub(crate) use judge::{Candidate, judge, load, record};
 pub(crate) use print::evaluation;
 pub(crate) use quantity::count;
-pub(crate) use recipe_file::TextPaths;
+pub(crate) use recipe_file::{PicturePaths, TextPaths};
 pub(crate) use run::runtime;
 pub(crate) use source::{Given, tokenizer};
+pub(crate) use task::{
+    Inputs, PictureFlags, PictureSets, SentenceSets, agreement, answers, graph_bytes, samples,
+};
 pub(crate) use text::{SAMPLE, TextFlags, Texts};
 pub(crate) use work::Work;
 
 use super::{output, stoppable::stoppable, usage::settle};
-use crate::bench::compress::measure;
+use crate::bench::compress::{beside, measure};
 
 /// What stands below the help.
 const EXAMPLES: &str = "Examples:
   llmasos compress smollm2 -o models/small --quantize int4
   llmasos compress smollm2 -o models/mixed --degrid --quantize mixed --budget 110MB --kv int8
   llmasos compress ./Qwen3-0.6B -o models/fast --prune neurons=25% --distil tokens=200k --quantize int8 --json
+  llmasos compress ssd-mobilenet-v2-coco -o models/eyes --quantize int8-static --images street/ --calibrate percentile
+  llmasos compress minilm-l6-v2-fp32 -o models/words --quantize int8-static --text notes/
   llmasos compress model.gguf -o models/mine --recipe recipe.yaml --calibration notes/ --test book.txt
 
 Exit codes: 0 done, 1 failed or a budget was not kept (what was found is reported), 2 wrong usage. A stopped run goes on where it stopped.";
@@ -52,7 +61,7 @@ Exit codes: 0 done, 1 failed or a budget was not kept (what was found is reporte
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// A name of the catalogue, a .gguf file, a Hugging Face folder, or a checkpoint
+    /// A name of the catalogue, a .gguf file, a Hugging Face folder, a checkpoint, or the model folder of a detector or encoder
     #[arg(value_name = "MODEL", required_unless_present = "measure")]
     model: Option<String>,
     /// The new model folder
@@ -62,6 +71,8 @@ pub struct Args {
     steps: flags::StepFlags,
     #[command(flatten)]
     texts: TextFlags,
+    #[command(flatten)]
+    pictures: task::PictureFlags,
     /// Licence of the weights, if their source does not state one
     #[arg(long, value_name = "TEXT")]
     license: Option<String>,
@@ -83,6 +94,9 @@ pub struct Args {
     /// Measure a model folder and print what was found: the child of the others
     #[arg(long, hide = true, value_name = "DIR", conflicts_with = "out")]
     measure: Option<PathBuf>,
+    /// Measure a detector or encoder beside this one, its original
+    #[arg(long, hide = true, value_name = "DIR", requires = "measure")]
+    beside: Option<PathBuf>,
     /// Measure the portable graph
     #[arg(long, hide = true, requires = "measure")]
     portable: bool,
@@ -98,7 +112,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             true => GraphChoice::Portable,
             false => GraphChoice::Best,
         };
-        let found = measure::here(dir, run::threads(args.threads), graph)?;
+        let threads = run::threads(args.threads);
+        if let Some(original) = &args.beside {
+            let found = beside::here(dir, original, threads)?;
+            output::line(&serde_json::to_string(&found)?)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let found = measure::here(dir, threads, graph)?;
         output::line(&serde_json::to_string(&found)?)?;
         return Ok(ExitCode::SUCCESS);
     }

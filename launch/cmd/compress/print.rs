@@ -1,6 +1,6 @@
 //! The report as people read it.
 
-use llmasos_forge::compress::report::{CompressReport, StepReport};
+use llmasos_forge::compress::report::{Agreement, CompressReport, StepReport};
 use llmasos_forge::evaluate::Evaluation;
 use serde_json::Value;
 
@@ -24,6 +24,10 @@ pub(super) fn lines(report: &CompressReport) -> Vec<String> {
     if let Some(found) = &report.evaluation {
         lines.push(String::new());
         lines.extend(evaluation(found));
+    }
+    if let Some(found) = &report.agreement {
+        lines.push(String::new());
+        lines.extend(agreement(found, report));
     }
     lines.push(String::new());
     lines.extend(measured(report));
@@ -87,6 +91,48 @@ pub(crate) fn evaluation(found: &Evaluation) -> Vec<String> {
     ]
 }
 
+/// How far a detector or encoder says what its original says.
+fn agreement(found: &Agreement, report: &CompressReport) -> Vec<String> {
+    match found {
+        Agreement::Detector { min_score, found } => {
+            let pictures = report.pictures.iter();
+            let test = pictures.filter(|it| it.purpose == "test");
+            vec![
+                format!(
+                    "agreement       {:.3} mean average precision   (boxes of the original from score {min_score} on are the truth)",
+                    found.mean_average_precision
+                ),
+                format!(
+                    "boxes           {:.1} % of the original's found, {:.1} % of the found are the original's, overlap {:.3}",
+                    found.recall * 100.0,
+                    found.precision * 100.0,
+                    found.mean_overlap
+                ),
+                format!(
+                    "                in {} views of {} pictures that no step has looked at",
+                    found.pictures,
+                    test.map(|it| it.files.len()).sum::<usize>()
+                ),
+            ]
+        }
+        Agreement::Encoder { found } => vec![
+            format!(
+                "cosine          {:.4} to the original's vectors   (least {:.4})",
+                found.mean_cosine, found.min_cosine
+            ),
+            format!(
+                "ranking         {:.1} % of the ten nearest sentences are the same, rank correlation {:.4}",
+                found.same_neighbours * 100.0,
+                found.rank_correlation
+            ),
+            format!(
+                "                of {} sentences that no step has read",
+                found.sentences
+            ),
+        ],
+    }
+}
+
 fn measured(report: &CompressReport) -> Vec<String> {
     let found = &report.measured;
     let mut lines = vec![format!(
@@ -106,6 +152,17 @@ fn measured(report: &CompressReport) -> Vec<String> {
         lines.push(format!(
             "speed           {prefill:.0} tokens/s of a prompt, {decode:.0} of an answer, with {} threads",
             found.threads
+        ));
+    }
+    if let Some(beside) = &found.beside {
+        lines[0] = format!(
+            "size            {}   (the original: {})",
+            size_words(found.graph_bytes),
+            size_words(beside.original_bytes)
+        );
+        lines.push(format!(
+            "speed           {:.2} ms a run, the original {:.2} ms: {:.2} times as fast, with {} threads",
+            beside.run_ms, beside.original_run_ms, beside.speedup, found.threads
         ));
     }
     if let Some(resident) = found.resident_bytes {

@@ -1,16 +1,17 @@
-//! Recipes as people write them: YAML in, the forge's recipe and the places of texts out.
+//! Recipes as people write them: YAML in, the forge's recipe and the places of texts and pictures out.
 //!
 //! ```yaml
 //! llmasos: compress/v1
 //! seed: 1
 //! data: { calibration: notes/, test: book.txt }      # without: the Wikipedia sample of the catalogue, divided by article
+//!                                                    # images: street/, test_images: held-out/ for detectors
 //! calibration: { tokens: 32k, length: 512 }
 //! steps:
 //!   - degrid
 //!   - prune: { neurons: 25%, score: surgeon, refit: true }
 //!   - distil: { tokens: 100k, alpha: 0.1, temperature: 1 }      # with generated: { tokens: 8k } on text that the original writes
 //!   - quantize: { weights: mixed, method: best, budget: 110MB, kv: int8 }
-//! evaluate: { sequences: 8, length: 512, max_perplexity_increase: 3% }
+//! evaluate: { sequences: 8, length: 512, max_perplexity_increase: 3% }      # min_agreement: 90% for detectors and encoders
 //! ```
 //!
 //! Unknown fields are errors with line, column and the nearest name, as in catalogues.
@@ -23,7 +24,7 @@ use llmasos_forge::compress::recipe::{
 };
 use llmasos_forge::distil::Generate;
 
-use super::{pruned, quantity};
+use super::{activations, pruned, quantity};
 use crate::models::{
     ModelError,
     yaml::{Fields, Node, read_document},
@@ -40,6 +41,8 @@ pub(super) const BITS: &[(&str, Bits)] = &[
     ("int8", Bits::Int8),
     ("mixed", Bits::Mixed),
     ("int8-dynamic", Bits::Int8Dynamic),
+    ("int8-static", Bits::Int8Static),
+    ("fp16", Bits::Fp16),
     ("fp32", Bits::Fp32),
 ];
 pub(super) const METHODS: &[(&str, Method)] = &[
@@ -64,11 +67,27 @@ pub(crate) struct TextPaths {
     pub(crate) test: Option<PathBuf>,
 }
 
-/// Reads a recipe file. Paths of texts in it are relative to the file.
+/// Where pictures are; the catalogue's where nothing is said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PicturePaths {
+    /// For ranges.
+    pub(crate) calibration: Option<PathBuf>,
+    /// For judging.
+    pub(crate) test: Option<PathBuf>,
+}
+
+/// Where a recipe says that everything it reads is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct DataPaths {
+    pub(crate) texts: TextPaths,
+    pub(crate) pictures: PicturePaths,
+}
+
+/// Reads a recipe file. Paths of texts and pictures in it are relative to the file.
 ///
 /// # Errors
 /// [`ModelError`] with file, line and column.
-pub(super) fn read(path: &Path) -> Result<(CompressRecipe, TextPaths), ModelError> {
+pub(super) fn read(path: &Path) -> Result<(CompressRecipe, DataPaths), ModelError> {
     let reading = |source| ModelError::Io {
         doing: "reading",
         path: path.to_owned(),
@@ -88,7 +107,7 @@ pub(super) fn read(path: &Path) -> Result<(CompressRecipe, TextPaths), ModelErro
     parse(&file, &text, path.parent().unwrap_or(Path::new("")))
 }
 
-fn parse(file: &str, text: &str, folder: &Path) -> Result<(CompressRecipe, TextPaths), ModelError> {
+fn parse(file: &str, text: &str, folder: &Path) -> Result<(CompressRecipe, DataPaths), ModelError> {
     read_document(file, text, |root| {
         let fields = root.fields(&[
             "llmasos",
@@ -112,16 +131,24 @@ fn parse(file: &str, text: &str, folder: &Path) -> Result<(CompressRecipe, TextP
             set(&fields, "length", small, &mut recipe.calibration.length)?;
         }
         if let Some(node) = fields.optional("evaluate") {
-            let fields = node.fields(&["sequences", "length", "max_perplexity_increase"])?;
+            let fields = node.fields(&[
+                "sequences",
+                "length",
+                "max_perplexity_increase",
+                "min_agreement",
+            ])?;
             set(&fields, "sequences", small, &mut recipe.evaluate.sequences)?;
             set(&fields, "length", small, &mut recipe.evaluate.length)?;
             if let Some(node) = fields.optional("max_perplexity_increase") {
                 recipe.evaluate.max_perplexity_increase = Some(share(node)?);
             }
+            if let Some(node) = fields.optional("min_agreement") {
+                recipe.evaluate.min_agreement = Some(share(node)?);
+            }
         }
         let paths = match fields.optional("data") {
-            Some(node) => text_paths(node, folder)?,
-            None => TextPaths::default(),
+            Some(node) => data_paths(node, folder)?,
+            None => DataPaths::default(),
         };
         let steps = fields.required("steps")?;
         for node in steps.items()? {
@@ -134,17 +161,30 @@ fn parse(file: &str, text: &str, folder: &Path) -> Result<(CompressRecipe, TextP
     })
 }
 
-fn text_paths(node: Node<'_>, folder: &Path) -> Result<TextPaths, ModelError> {
-    let fields = node.fields(&["all", "calibration", "train", "test"])?;
+fn data_paths(node: Node<'_>, folder: &Path) -> Result<DataPaths, ModelError> {
+    let fields = node.fields(&[
+        "all",
+        "calibration",
+        "train",
+        "test",
+        "images",
+        "test_images",
+    ])?;
     let path = |name: &str| -> Result<Option<PathBuf>, ModelError> {
         let node = fields.optional(name);
         node.map(|node| Ok(folder.join(node.text()?))).transpose()
     };
-    Ok(TextPaths {
-        all: path("all")?,
-        calibration: path("calibration")?,
-        train: path("train")?,
-        test: path("test")?,
+    Ok(DataPaths {
+        texts: TextPaths {
+            all: path("all")?,
+            calibration: path("calibration")?,
+            train: path("train")?,
+            test: path("test")?,
+        },
+        pictures: PicturePaths {
+            calibration: path("images")?,
+            test: path("test_images")?,
+        },
     })
 }
 
@@ -242,7 +282,8 @@ fn distil(node: Node<'_>) -> Result<DistilStep, ModelError> {
 }
 
 fn quantize(node: Node<'_>) -> Result<QuantizeStep, ModelError> {
-    let fields = node.fields(&["weights", "method", "budget", "kv"])?;
+    let known = ["weights", "method", "budget", "kv"];
+    let fields = node.fields(&[&known[..], &activations::FIELDS].concat())?;
     let mut step = QuantizeStep {
         weights: fields.required("weights")?.word(BITS)?,
         ..QuantizeStep::default()
@@ -259,6 +300,7 @@ fn quantize(node: Node<'_>) -> Result<QuantizeStep, ModelError> {
     if let Some(node) = fields.optional("kv") {
         step.kv = Some(node.word(KV)?);
     }
+    step.activations = activations::read(node, &fields)?;
     Ok(step)
 }
 
@@ -293,11 +335,11 @@ fn small(node: Node<'_>) -> Result<usize, ModelError> {
     usize::try_from(number).map_err(|_| node.error(format!("{number} is too large")))
 }
 
-fn share(node: Node<'_>) -> Result<f64, ModelError> {
+pub(super) fn share(node: Node<'_>) -> Result<f64, ModelError> {
     quantity::fraction(&written(node)?).map_err(|error| node.error(error))
 }
 
-fn boolean(node: Node<'_>) -> Result<bool, ModelError> {
+pub(super) fn boolean(node: Node<'_>) -> Result<bool, ModelError> {
     match node.json()? {
         serde_json::Value::Bool(value) => Ok(value),
         _ => Err(node.error("expected true or false")),
@@ -310,7 +352,7 @@ mod tests {
 
     use super::*;
 
-    fn read(text: &str) -> Result<(CompressRecipe, TextPaths), String> {
+    fn read(text: &str) -> Result<(CompressRecipe, DataPaths), String> {
         parse("r.yaml", text, Path::new("/recipes")).map_err(|error| error.to_string())
     }
 
@@ -364,16 +406,40 @@ evaluate: { sequences: 4, length: 128, max_perplexity_increase: 3% }
                     weights: Bits::Mixed,
                     method: Method::Best,
                     budget_bytes: Some(110_000_000),
-                    kv: Some(KvBits::Int8)
+                    kv: Some(KvBits::Int8),
+                    activations: None
                 }),
             ]
         );
         assert_eq!(
-            paths.calibration.as_deref(),
+            paths.texts.calibration.as_deref(),
             Some(Path::new("/recipes/notes"))
         );
-        assert_eq!(paths.test.as_deref(), Some(Path::new("/books/b.txt")));
-        assert_eq!((paths.all, paths.train), (None, None));
+        let texts = paths.texts;
+        assert_eq!(texts.test.as_deref(), Some(Path::new("/books/b.txt")));
+        assert_eq!((texts.all, texts.train), (None, None));
+    }
+
+    #[test]
+    fn a_recipe_for_a_detector() {
+        let text = "llmasos: compress/v1
+data: { images: street, test_images: /held/out }
+steps: [quantize: { weights: int8-static, calibrate: entropy, max_error: 3% }]
+evaluate: { min_agreement: 90% }
+";
+        let (recipe, paths) = read(text).unwrap();
+        let step = recipe.quantize().unwrap();
+        assert_eq!(step.weights, Bits::Int8Static);
+        let options = step.activations.as_ref().unwrap();
+        assert_eq!(options.max_error, Some(0.03));
+        assert_eq!(recipe.evaluate.min_agreement, Some(0.9));
+        let pictures = [paths.pictures.calibration, paths.pictures.test];
+        assert_eq!(
+            pictures,
+            ["/recipes/street", "/held/out"].map(|path| Some(PathBuf::from(path)))
+        );
+        let error = read(&text.replace("int8-static", "int8")).unwrap_err();
+        assert!(error.contains("quantize.activations is int8"), "{error}");
     }
 
     #[test]

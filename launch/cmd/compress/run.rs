@@ -11,7 +11,7 @@ use llmasos_forge::{
     Checkpoint, ForgeError, Provenance,
     compress::{
         self, Chosen, Tools,
-        recipe::{Bits, CompressRecipe, CompressStep, QuantizeStep},
+        recipe::{Bits, CompressRecipe, CompressStep, ModelKind, QuantizeStep},
         report::{CompressReport, Measured, REPORT_FORMAT, SourceReport, StepReport, TextReport},
     },
     corpus::Part,
@@ -22,9 +22,9 @@ use serde_json::json;
 use super::text::Texts;
 use super::work::Work;
 use super::zip::zipped_bytes;
-use super::{Args, Candidate, Given, judge, print, record, source};
+use super::{Args, Candidate, Given, TextPaths, judge, print, record, source, task};
 use crate::bench::{compress::measure, model::peak_bytes};
-use crate::cmd::{output, progress::watch};
+use crate::cmd::{output, progress::watch, usage::wrong};
 use crate::models::{Cancel, Console, Event, Models, Reporter, size_words};
 use crate::run::configure;
 
@@ -73,10 +73,31 @@ pub(super) struct Job<'a> {
 pub(super) fn compress(args: &Args, cancel: Cancel) -> Result<ExitCode> {
     let begun = Instant::now();
     let mut reporter = Console::new(cancel);
-    let outcome = prepare(args, &mut reporter).and_then(|job| make(job, begun, &mut reporter));
+    let outcome = start(args, begun, &mut reporter);
     drop(reporter);
     let out = args.out.as_deref().unwrap_or(Path::new(""));
     outcome.map_err(|error| said(error, out))
+}
+
+/// Divides by what the model is for.
+fn start(args: &Args, begun: Instant, reporter: &mut Console) -> Result<ExitCode> {
+    let (recipe, paths) = args.steps.recipe()?;
+    let word = args.model.as_deref().context("no model was given")?;
+    let models = Models::from_environment(&args.catalogue)?;
+    if let Some(source) = task::Source::find(&models, word)? {
+        let order = task::Order {
+            args,
+            recipe,
+            paths,
+            source,
+        };
+        return task::compress(order, models, begun, reporter);
+    }
+    recipe
+        .check_for(ModelKind::Language)
+        .map_err(|error| wrong(error.to_string()))?;
+    let job = prepare(args, recipe, paths.texts, models, reporter)?;
+    make(job, begun, reporter)
 }
 
 /// Says what stays after Ctrl-C and on a full disk.
@@ -106,14 +127,18 @@ fn is_full(error: &std::io::Error) -> bool {
     matches!(error.kind(), StorageFull | QuotaExceeded)
 }
 
-fn prepare<'a>(args: &'a Args, reporter: &mut Console) -> Result<Job<'a>> {
-    let (recipe, paths) = args.steps.recipe()?;
+fn prepare<'a>(
+    args: &'a Args,
+    recipe: CompressRecipe,
+    paths: TextPaths,
+    mut models: Models,
+    reporter: &mut Console,
+) -> Result<Job<'a>> {
     let word = args.model.as_deref().context("no model was given")?;
     let out = args
         .out
         .clone()
         .context("no place for the model was given")?;
-    let mut models = Models::from_environment(&args.catalogue)?;
     let given = Given::read(&models, word)?;
     let work = Work::open(&std::path::absolute(&out)?)?;
     let changes = recipe.steps.len() as u64;
@@ -467,6 +492,7 @@ impl Job<'_> {
             threads,
             seconds: begun.elapsed().as_secs_f64(),
             peak_bytes: peak_bytes(),
+            beside: None,
         })
     }
 
@@ -494,8 +520,10 @@ impl Job<'_> {
                 .cloned()
                 .chain(steps.iter().filter_map(written))
                 .collect(),
+            pictures: Vec::new(),
             steps,
             evaluation: Some(evaluation),
+            agreement: None,
             measured,
             is_within_budget: is_close && is_small,
         }

@@ -38,7 +38,7 @@ impl Given {
             let entry = models.catalogue().get(word)?.clone();
             if entry.role != Role::Language {
                 bail!(
-                    "{word} is for {}, and this is for language models. Next: `llmasos model list` shows what each is for.",
+                    "{word} is for {}, and this is for language models, detectors and encoders. Next: `llmasos model list` shows what each is for.",
                     entry.role.name()
                 );
             }
@@ -146,7 +146,7 @@ impl Given {
 }
 
 /// sha256 over hashes.
-fn together<'h>(hashes: impl Iterator<Item = &'h str>) -> String {
+pub(super) fn together<'h>(hashes: impl Iterator<Item = &'h str>) -> String {
     let mut hash = Sha256::new();
     hashes.for_each(|one| hash.update(one));
     hash.finalize()

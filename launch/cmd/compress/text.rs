@@ -13,7 +13,7 @@ use llmasos_engine::text::Tokenizer;
 use llmasos_forge::{
     ForgeError,
     compress::report::TextReport,
-    corpus::{Corpus, Part, TextNeed},
+    corpus::{Corpus, Part, SentenceNeed, TextNeed},
 };
 
 use super::recipe_file::TextPaths;
@@ -40,7 +40,7 @@ pub(crate) struct TextFlags {
     test: Option<PathBuf>,
     /// Judge on text that was used for making too
     #[arg(long)]
-    same_data: bool,
+    pub(super) same_data: bool,
 }
 
 /// The texts, read when they are first asked for.
@@ -119,6 +119,37 @@ impl<'m> Texts<'m> {
             tokens: found.tokens.iter().map(Vec::len).sum(),
         });
         Ok(found.tokens)
+    }
+
+    /// Sentences of a part, of at most `longest` tokens each, which `count` counts.
+    ///
+    /// # Errors
+    /// As [`Texts::sequences`].
+    pub(crate) fn sentences(
+        &mut self,
+        part: Part,
+        (tokens, longest): (usize, usize),
+        count: &mut dyn FnMut(&str) -> Result<usize, ForgeError>,
+        reporter: &mut dyn Reporter,
+    ) -> Result<Vec<String>> {
+        let (corpus, from) = self.corpus(part, reporter)?;
+        let need = SentenceNeed {
+            purpose: part.name().to_owned(),
+            tokens,
+            longest,
+            seed: self.seed,
+        };
+        let name = format!("{} text", part.name());
+        let found = corpus.sentences(&need, count, &mut watch(reporter, &name))?;
+        self.reports.retain(|report| report.purpose != part.name());
+        self.reports.push(TextReport {
+            purpose: part.name().to_owned(),
+            from,
+            sha256: corpus.sha256(),
+            articles: corpus.articles.len(),
+            tokens: found.tokens,
+        });
+        Ok(found.texts)
     }
 
     /// The texts that were read.

@@ -20,6 +20,7 @@ use crate::gguf::GgufError;
 use crate::graph::GraphError;
 use crate::matrix::MatrixError;
 use crate::onnx_file::OnnxFileError;
+use crate::pictures::PicturesError;
 use crate::safetensors::SafetensorsError;
 use crate::ssd::SsdError;
 use crate::static_int8::StaticError;
@@ -99,6 +100,9 @@ pub enum ForgeError {
     /// A text cannot be read, or is too short.
     #[error(transparent)]
     Corpus(#[from] CorpusError),
+    /// Pictures cannot be read, or serve two purposes.
+    #[error(transparent)]
+    Pictures(#[from] PicturesError),
     /// Two models cannot be compared.
     #[error("evaluation: {0}")]
     Evaluate(#[from] EvaluateError),

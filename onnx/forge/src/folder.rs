@@ -38,6 +38,8 @@ pub enum Step {
     Read,
     /// Building and writing the graph and its weights; `done` and `total` are bytes written.
     Convert,
+    /// Looking at pictures; `done` and `total` are pictures.
+    Look,
     /// Dividing articles into tokens; `done` and `total` are articles.
     Tokenize,
     /// Letting models read a text; `done` and `total` are sequences or layers.
@@ -65,6 +67,7 @@ impl Step {
         match self {
             Step::Read => "reading",
             Step::Convert => "converting",
+            Step::Look => "looking at pictures",
             Step::Tokenize => "dividing into tokens",
             Step::Evaluate => "evaluating",
             Step::Generate => "generating",

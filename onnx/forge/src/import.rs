@@ -48,6 +48,21 @@ impl Default for ImportOptions {
     }
 }
 
+/// Whether the files of a path are an encoder's; if not, they are a language model's.
+///
+/// # Errors
+/// [`ForgeError`] names what is wrong with them.
+pub fn is_encoder(path: &Path) -> Result<bool, ForgeError> {
+    let about = fs::metadata(path).map_err(ForgeError::io("inspect", path))?;
+    let mut look = |model: &Model, _: &dyn Weights, _: &Text| -> Result<bool, ForgeError> {
+        Ok(matches!(model, Model::Encoder(_)))
+    };
+    match about.is_dir() {
+        true => open_folder(&folder_files(path)?, &mut look),
+        false => open_gguf(path, &mut look).map_err(ForgeError::in_file(path)),
+    }
+}
+
 /// Builds the model folder `out` from a `.gguf` file or a Hugging Face folder. The model is named after `out`.
 ///
 /// # Errors

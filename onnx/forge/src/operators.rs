@@ -6,6 +6,7 @@
 //!   minima    MatMulNBits + means·minima     as int8                name as blocks, .scales, .minima f32 [blocks, rows]
 //!   dynamic   DynamicQuantizeMatMul (+ bias)                        name i8 [columns, rows], .scales f32 [rows]
 //!   fp32      MatMul, Add | Gemm (table)     Gather                 name f32 [columns, rows]; a table: [rows, columns]
+//!   fp16      as fp32                        as fp32                name.half f16 as fp32, Cast ─► name
 //! ```
 //!
 //! MatMulNBits has no fast form of minima (with zero points in floats it unpacks the whole matrix at every call), but they can
@@ -19,6 +20,7 @@ use crate::graph::{GraphBuilder, Node, TensorSpec, float_bytes};
 use crate::matrix::{Matrix, Vector, transpose};
 use crate::proto::onnx::DataType;
 use crate::quantize::{BLOCK, CodeFormat, Codes, quantize};
+use crate::static_int8::half::halves;
 use crate::weights::Weights;
 
 /// What a matrix is for; decides how it lies in the file.
@@ -74,11 +76,11 @@ impl<'a> Operators<'a> {
                 let node = Node::microsoft("DynamicQuantizeMatMul", &inputs, &[&output]);
                 self.graph.node(node);
             }
-            (Storage::Fp32, None) => {
+            (Storage::Fp32 | Storage::Fp16, None) => {
                 self.graph
                     .node(Node::new("MatMul", &[input, name], &[&output]))
             }
-            (Storage::Fp32, Some(bias)) => {
+            (Storage::Fp32 | Storage::Fp16, Some(bias)) => {
                 let product = format!("{name}.product");
                 self.graph
                     .node(Node::new("MatMul", &[input, name], &[&product]));
@@ -107,9 +109,10 @@ impl<'a> Operators<'a> {
     /// The rows of a registered table with the given ids.
     pub(crate) fn lookup(&mut self, table: &str, ids: &str, storage: Storage, output: &str) {
         match storage {
-            Storage::Fp32 => self
-                .graph
-                .node(Node::new("Gather", &[table, ids], &[output])),
+            Storage::Fp32 | Storage::Fp16 => {
+                self.graph
+                    .node(Node::new("Gather", &[table, ids], &[output]))
+            }
             Storage::Blocks(_) | Storage::Dynamic => {
                 let format = block_format(storage);
                 let (scales, zeros) = (format!("{table}.scales"), format!("{table}.zero_points"));
@@ -151,7 +154,7 @@ impl<'a> Operators<'a> {
                 let size = (matrix.rows(), matrix.columns);
                 self.block_product(["head.input", &view, table], size, format, bias, output);
             }
-            Storage::Fp32 => {
+            Storage::Fp32 | Storage::Fp16 => {
                 // A scalar index drops the axis, so that Gemm can read the embedding transposed instead of storing it twice.
                 graph.integers("head.last", &[], &[-1]);
                 graph.integers("head.axis", &[1], &[1]);
@@ -276,6 +279,7 @@ impl<'a> Operators<'a> {
             }
             Storage::Dynamic => self.byte_matrix(name, owned),
             Storage::Fp32 => self.float_matrix(name, owned, purpose),
+            Storage::Fp16 => self.half_matrix(name, owned, purpose),
         }
         Ok(())
     }
@@ -349,21 +353,34 @@ impl<'a> Operators<'a> {
     }
 
     fn float_matrix(&mut self, name: &str, matrices: Vec<(Place, Matrix)>, purpose: Use) {
-        let (rows, columns) = size(&matrices);
-        let dims = match purpose {
-            Use::Table => [rows as i64, columns as i64],
-            Use::Product => [columns as i64, rows as i64],
-        };
+        let tensors = vec![TensorSpec::new(
+            name,
+            DataType::Float,
+            &laid(&matrices, purpose),
+        )];
         let weights = self.weights;
-        let tensors = vec![TensorSpec::new(name, DataType::Float, &dims)];
         self.graph.payload(tensors, move || {
-            let floats = floats(&matrices, weights)?;
-            let floats = match purpose {
-                Use::Table => floats,
-                Use::Product => transpose(&floats, columns),
-            };
-            Ok(vec![float_bytes(&floats)])
+            Ok(vec![float_bytes(&laid_floats(
+                &matrices, purpose, weights,
+            )?)])
         });
+    }
+
+    /// The same in half precision, and a Cast that the runtime computes once, when it opens the graph.
+    fn half_matrix(&mut self, name: &str, matrices: Vec<(Place, Matrix)>, purpose: Use) {
+        let half = format!("{name}.half");
+        let tensors = vec![TensorSpec::new(
+            &half,
+            DataType::Float16,
+            &laid(&matrices, purpose),
+        )];
+        let (weights, stored) = (self.weights, name.to_string());
+        self.graph.payload(tensors, move || {
+            let floats = laid_floats(&matrices, purpose, weights)?;
+            Ok(vec![halves(&stored, floats.into_iter())?])
+        });
+        let cast = Node::new("Cast", &[&half], &[name]);
+        self.graph.node(cast.int("to", DataType::Float as i64));
     }
 
     /// MatMulNBits of [input, codes, name of the other constants].
@@ -446,7 +463,7 @@ fn block_dims((rows, columns): (usize, usize), format: CodeFormat) -> [i64; 3] {
 fn block_format(storage: Storage) -> CodeFormat {
     match storage {
         Storage::Blocks(format) => of_table(format),
-        Storage::Dynamic | Storage::Fp32 => CodeFormat::Int8,
+        Storage::Dynamic | Storage::Fp32 | Storage::Fp16 => CodeFormat::Int8,
     }
 }
 
@@ -460,6 +477,29 @@ fn size<M: std::borrow::Borrow<Matrix>>(matrices: &[(Place, M)]) -> (usize, usiz
         .first()
         .map_or(0, |(_, matrix)| matrix.borrow().columns);
     (rows, columns)
+}
+
+/// Shape of floats: rows of a table, columns of a product.
+fn laid(matrices: &[(Place, Matrix)], purpose: Use) -> [i64; 2] {
+    let (rows, columns) = size(matrices);
+    match purpose {
+        Use::Table => [rows as i64, columns as i64],
+        Use::Product => [columns as i64, rows as i64],
+    }
+}
+
+/// Floats in the order of that shape.
+fn laid_floats(
+    matrices: &[(Place, Matrix)],
+    purpose: Use,
+    weights: &dyn Weights,
+) -> Result<Vec<f32>, ForgeError> {
+    let (_, columns) = size(matrices);
+    let floats = floats(matrices, weights)?;
+    Ok(match purpose {
+        Use::Table => floats,
+        Use::Product => transpose(&floats, columns),
+    })
 }
 
 fn floats(matrices: &[(Place, Matrix)], weights: &dyn Weights) -> Result<Vec<f32>, ForgeError> {

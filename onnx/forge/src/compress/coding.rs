@@ -77,10 +77,11 @@ impl Chosen {
             ),
             Bits::Int8 => (plain(blocks, ACTIVATIONS_INT8), detail),
             Bits::Fp32 => (plain(Storage::Fp32, 0), detail),
+            Bits::Fp16 => (plain(Storage::Fp16, 0), half_detail(detail)),
             Bits::Int8Dynamic => (Stored::Fast, detail),
-            Bits::Fp16 | Bits::StaticInt8 => {
+            Bits::Int8Static => {
                 return unknown(
-                    "int4, int4-minima, mixed, int8, int8-dynamic or fp32 for a language model",
+                    "int4, int4-minima, mixed, int8, int8-dynamic, fp16 or fp32 for a language model",
                     word(step.weights),
                 );
             }
@@ -193,6 +194,14 @@ fn searched(
         &json!({ "weights": "int4", "method": word(method) }),
     );
     Ok((Stored::Searched(Box::new(found)), detail))
+}
+
+/// What half precision does not do has to be said, because people expect it.
+fn half_detail(mut detail: Value) -> Value {
+    if let Some(fields) = detail.as_object_mut() {
+        fields.insert("note".into(), json!(super::ready::HALF_NOTE));
+    }
+    detail
 }
 
 /// What a quantizer says, with the time that each layer took and the choices that led to it.

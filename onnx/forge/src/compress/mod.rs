@@ -3,6 +3,7 @@
 //! ```text
 //!   recipe ─► job ─┬─ change: degrid, prune, distil ─► checkpoint ─► …
 //!                  └─ finish: quantize (coding, mixing), kv ─► model folder ─► report
+//!   detectors, encoders: model folder ─ ready ─► model folder ─► report
 //! ```
 
 mod coding;
@@ -14,6 +15,7 @@ mod mixing;
 pub mod prune;
 pub mod quantize;
 pub(crate) mod random;
+mod ready;
 pub mod recipe;
 pub mod report;
 mod search;
@@ -26,5 +28,6 @@ pub use job::{Tools, change, folder, key, parameters, source_hashes};
 pub use kv::kv_int8;
 pub use mixing::Mixes;
 pub use prune::{PruneOptions, PruneReport, prune};
+pub use ready::{Ready, ReadyTools, finish_graph, graph_parameters};
 pub use report::attach;
 pub use search::Search;

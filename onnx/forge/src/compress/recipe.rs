@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::distil::{Generate, MAX_GENERATED};
 use crate::error::ForgeError;
+use crate::static_int8::StaticOptions;
 pub use pruned::{PruneStep, Pruned, Score};
 
 /// Most steps of a recipe.
@@ -63,6 +64,10 @@ pub struct Judgement {
     /// Largest increase of perplexity that is accepted, as a fraction; none accepts all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_perplexity_increase: Option<f64>,
+    /// Least agreement with the original that is accepted of a detector (mean average precision) or an encoder (mean cosine), 0 to 1;
+    /// none accepts all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_agreement: Option<f64>,
 }
 
 /// One step.
@@ -101,7 +106,7 @@ pub struct DistilStep {
 }
 
 /// How weights are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QuantizeStep {
     /// The matrices.
@@ -114,6 +119,9 @@ pub struct QuantizeStep {
     /// Keys and values in 8 bits with one scale a channel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kv: Option<KvBits>,
+    /// What is calibrated, and how: for int8-static.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activations: Option<StaticOptions>,
 }
 
 /// How matrices are stored.
@@ -135,7 +143,7 @@ pub enum Bits {
     /// 32-bit floats.
     Fp32,
     /// 8 bits for weights and activations, calibrated: detectors and encoders.
-    StaticInt8,
+    Int8Static,
 }
 
 /// How codes are chosen.
@@ -175,6 +183,7 @@ impl Default for CompressRecipe {
                 sequences: 8,
                 length: crate::evaluate::LENGTH,
                 max_perplexity_increase: None,
+                min_agreement: None,
             },
         }
     }
@@ -199,6 +208,7 @@ impl Default for QuantizeStep {
             method: Method::Rtn,
             budget_bytes: None,
             kv: None,
+            activations: None,
         }
     }
 }
@@ -222,7 +232,9 @@ impl CompressStep {
             CompressStep::Degrid { .. } | CompressStep::Distil(_) => false,
             CompressStep::Prune(step) => step.reads_calibration(),
             CompressStep::Quantize(step) => {
-                step.method != Method::Rtn || step.kv.is_some() || step.weights == Bits::Mixed
+                step.method != Method::Rtn
+                    || step.kv.is_some()
+                    || matches!(step.weights, Bits::Mixed | Bits::Int8Static)
             }
         }
     }
@@ -289,8 +301,59 @@ impl CompressRecipe {
                 format!("{} %", most * 100.0),
             )?;
         }
+        if let Some(least) = self.evaluate.min_agreement {
+            range(
+                "evaluate.min_agreement",
+                (0.0..=1.0).contains(&least),
+                "0..=1".into(),
+                least.to_string(),
+            )?;
+        }
         self.check_order()?;
         self.steps.iter().try_for_each(CompressStep::check)
+    }
+
+    /// Refuses what a model of this kind is not offered with, beyond [`CompressRecipe::check`].
+    ///
+    /// # Errors
+    /// [`ForgeError::Recipe`], with what is possible instead.
+    pub fn check_for(&self, kind: ModelKind) -> Result<(), ForgeError> {
+        let judgement = match kind {
+            ModelKind::Language => self.evaluate.min_agreement.map(|_| {
+                (
+                    "evaluate.min_agreement",
+                    "nothing for a language model: max_perplexity_increase says it there",
+                )
+            }),
+            ModelKind::Detector | ModelKind::Encoder => {
+                self.evaluate.max_perplexity_increase.map(|_| {
+                    (
+                        "evaluate.max_perplexity_increase",
+                        "nothing for a model that writes no text: min_agreement says it there",
+                    )
+                })
+            }
+        };
+        if let Some((field, expected)) = judgement {
+            return Err(wrong(field, expected.into(), "given".into()));
+        }
+        for step in &self.steps {
+            match step {
+                CompressStep::Quantize(step) => step.check_for(kind)?,
+                other if kind != ModelKind::Language => {
+                    return Err(wrong(
+                        "steps",
+                        format!(
+                            "quantize alone for {}: the other steps work on language models",
+                            kind.words()
+                        ),
+                        other.word().into(),
+                    ));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     fn check_order(&self) -> Result<(), ForgeError> {
@@ -421,7 +484,95 @@ impl QuantizeStep {
                 word(self.weights),
             ));
         }
+        self.check_activations()
+    }
+
+    /// Options of activations belong to weights that are used with codes of activations, and have to be in their ranges.
+    fn check_activations(&self) -> Result<(), ForgeError> {
+        let Some(options) = &self.activations else {
+            return Ok(());
+        };
+        let only_names = StaticOptions {
+            keep_float: options.keep_float.clone(),
+            ..StaticOptions::default()
+        };
+        let is_possible = match self.weights {
+            Bits::Int8Static => true,
+            Bits::Int8Dynamic => *options == only_names,
+            _ => false,
+        };
+        if !is_possible {
+            return Err(wrong(
+                "quantize.activations",
+                "int8-static weights: only there are ranges chosen before (int8-dynamic takes keep_float)".into(),
+                word(self.weights),
+            ));
+        }
+        Ok(options.check()?)
+    }
+
+    fn check_for(&self, kind: ModelKind) -> Result<(), ForgeError> {
+        let (possible, next): (&[Bits], _) = match kind {
+            ModelKind::Language => {
+                if self.weights == Bits::Int8Static {
+                    return Err(wrong(
+                        "quantize.weights",
+                        "int8 or int8-dynamic for a language model: fixed ranges of its activations lose too much".into(),
+                        word(self.weights),
+                    ));
+                }
+                if self.activations.is_some() {
+                    return Err(wrong(
+                        "quantize.activations",
+                        "nothing for a language model: which of its matrices are int8-dynamic is known from measurements".into(),
+                        "options".into(),
+                    ));
+                }
+                return Ok(());
+            }
+            ModelKind::Detector => (&[Bits::Int8Static, Bits::Fp16], "int8-static or fp16"),
+            ModelKind::Encoder => (
+                &[Bits::Int8Static, Bits::Int8Dynamic, Bits::Fp16],
+                "int8-static, int8-dynamic or fp16",
+            ),
+        };
+        if !possible.contains(&self.weights) {
+            let expected = format!("{next} for {}", kind.words());
+            return Err(wrong("quantize.weights", expected, word(self.weights)));
+        }
         Ok(())
+    }
+}
+
+/// What a model is for, as far as it decides what can be done to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModelKind {
+    /// Writes text.
+    Language,
+    /// Finds objects in pictures.
+    Detector,
+    /// Turns sentences into vectors.
+    Encoder,
+}
+
+impl ModelKind {
+    /// The kind of a role in `llmasos.json`, if models of this role are compressed.
+    #[must_use]
+    pub fn of_role(role: &str) -> Option<ModelKind> {
+        match role {
+            "language" => Some(ModelKind::Language),
+            "detector" => Some(ModelKind::Detector),
+            "encoder" => Some(ModelKind::Encoder),
+            _ => None,
+        }
+    }
+
+    fn words(self) -> &'static str {
+        match self {
+            ModelKind::Language => "a language model",
+            ModelKind::Detector => "a detector",
+            ModelKind::Encoder => "an encoder",
+        }
     }
 }
 
@@ -535,6 +686,59 @@ mod tests {
             error.contains("calibration.length is 10, expected 80..=8192"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn each_kind_of_model_has_its_own_choices() {
+        const STATIC: &str = r#"{"step":"quantize","weights":"int8-static","method":"rtn","activations":{"ranges":"entropy"}}"#;
+        const DYNAMIC: &str = r#"{"step":"quantize","weights":"int8-dynamic","method":"rtn","activations":{"keep_float":["a"]}}"#;
+        const FP16: &str = r#"{"step":"quantize","weights":"fp16","method":"rtn"}"#;
+        use ModelKind::{Detector, Encoder, Language};
+        let cases = [
+            (BEST, Language, None),
+            (FP16, Language, None),
+            (FP16, Detector, None),
+            (STATIC, Detector, None),
+            (STATIC, Encoder, None),
+            (DYNAMIC, Encoder, None),
+            (STATIC, Language, Some("expected int8 or int8-dynamic")),
+            (DYNAMIC, Language, Some("known from measurements")),
+            (
+                DYNAMIC,
+                Detector,
+                Some("expected int8-static or fp16 for a detector"),
+            ),
+            (
+                BEST,
+                Detector,
+                Some("quantize.weights is int4, expected int8-static or fp16"),
+            ),
+            (BEST, Encoder, Some("for an encoder")),
+            (
+                PRUNE,
+                Encoder,
+                Some("expected quantize alone for an encoder"),
+            ),
+        ];
+        for (step, kind, expected) in cases {
+            let recipe = recipe(&format!("[{step}]"));
+            recipe.check().unwrap();
+            match (recipe.check_for(kind), expected) {
+                (Ok(()), None) => {}
+                (Err(error), Some(expected)) => {
+                    assert!(error.to_string().contains(expected), "{error}");
+                }
+                (found, _) => panic!("{step} {kind:?}: {found:?}"),
+            }
+        }
+        for bad in [
+            r#""weights":"int8-dynamic","activations":{"ranges":"entropy"}"#,
+            r#""weights":"int8","activations":{}"#,
+            r#""weights":"int8-static","activations":{"max_error":-1}"#,
+        ] {
+            let steps = format!(r#"[{{"step":"quantize","method":"rtn",{bad}}}]"#);
+            assert!(recipe(&steps).check().is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::recipe::CompressRecipe;
 use crate::error::ForgeError;
 use crate::evaluate::Evaluation;
 use crate::folder::{MANIFEST_FILE, write_file};
+use crate::static_int8::{DetectorAgreement, EncoderAgreement};
 
 /// Version of the form.
 pub const REPORT_FORMAT: &str = "llmasos-compress/v1";
@@ -26,10 +27,16 @@ pub struct CompressReport {
     pub recipe: CompressRecipe,
     /// The texts that were read, by purpose.
     pub texts: Vec<TextReport>,
+    /// The pictures that were looked at, by purpose.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pictures: Vec<PictureReport>,
     /// The steps, in order.
     pub steps: Vec<StepReport>,
     /// What it cost against the original in 32-bit floats, on text that no step has read.
     pub evaluation: Option<Evaluation>,
+    /// How far a detector or an encoder still says what the original says, on inputs that no step has read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agreement: Option<Agreement>,
     /// Sizes and speeds on the computer that did it.
     pub measured: Measured,
     /// Whether budget and largest increase of perplexity are kept.
@@ -62,6 +69,51 @@ pub struct TextReport {
     pub articles: usize,
     /// Tokens read.
     pub tokens: usize,
+}
+
+/// Pictures that were looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PictureReport {
+    /// `calibration` or `test`.
+    pub purpose: String,
+    /// Where they came from: a name of the catalogue, or the name of a folder.
+    pub from: String,
+    /// sha256 over their pixels.
+    pub sha256: String,
+    /// Their names.
+    pub files: Vec<String>,
+    /// Views of all of them: whole, in parts, mirrored.
+    pub views: usize,
+}
+
+/// How far a model says what the original says, by what it is for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "task", rename_all = "kebab-case")]
+pub enum Agreement {
+    /// Boxes in pictures.
+    Detector {
+        /// Score from which on a box counts.
+        min_score: f32,
+        /// The comparison.
+        found: DetectorAgreement,
+    },
+    /// Vectors of sentences.
+    Encoder {
+        /// The comparison.
+        found: EncoderAgreement,
+    },
+}
+
+impl Agreement {
+    /// The one figure that a recipe can ask for: mean average precision, or mean cosine.
+    #[must_use]
+    pub fn figure(&self) -> f64 {
+        match self {
+            Agreement::Detector { found, .. } => found.mean_average_precision,
+            Agreement::Encoder { found } => found.mean_cosine,
+        }
+    }
 }
 
 /// What one step did.
@@ -105,6 +157,23 @@ pub struct Measured {
     pub seconds: f64,
     /// Largest memory of the process.
     pub peak_bytes: Option<u64>,
+    /// The original beside it, for a model that is one graph.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beside: Option<Beside>,
+}
+
+/// A model and its original, run turn by turn.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Beside {
+    /// Bytes of the original's graph, with its weights.
+    pub original_bytes: u64,
+    /// Milliseconds of a run of the graph: the median.
+    pub run_ms: f64,
+    /// The same of the original.
+    pub original_run_ms: f64,
+    /// How many times faster: the median over the turns.
+    pub speedup: f64,
 }
 
 impl CompressReport {

@@ -13,6 +13,7 @@
 
 mod markup;
 mod plain;
+mod sentences;
 mod sequences;
 mod wikipedia;
 
@@ -26,6 +27,7 @@ use sha2::{Digest, Sha256};
 
 use crate::folder::Watch;
 pub use markup::plain_text;
+pub use sentences::{MAX_SENTENCES, MIN_SENTENCES, SentenceNeed, Sentences};
 pub use sequences::{Sequences, TextNeed};
 
 /// Largest file read, packed.
@@ -98,6 +100,21 @@ pub enum CorpusError {
         found: usize,
         /// Articles that are long enough.
         articles: usize,
+    },
+    /// Too few sentences for what is asked.
+    #[error(
+        "the {purpose} text is too short: {needed} tokens are needed in at least {MIN_SENTENCES} sentences, {found} are there in \
+         {sentences} sentences. Next: give more text, or ask for fewer tokens."
+    )]
+    FewSentences {
+        /// What it is for.
+        purpose: String,
+        /// Tokens needed.
+        needed: usize,
+        /// Tokens found.
+        found: usize,
+        /// Sentences found.
+        sentences: usize,
     },
     /// An article serves two purposes.
     #[error(

@@ -28,6 +28,8 @@ pub enum Storage {
     Dynamic,
     /// 32-bit floats.
     Fp32,
+    /// 16-bit floats in the file, which the runtime turns into 32-bit ones when it opens it.
+    Fp16,
 }
 
 impl Storage {

@@ -40,7 +40,7 @@ pub fn fused_is_possible(spec: &DecoderSpec, coding: &dyn Coding) -> bool {
 fn format_of(coding: &dyn Coding, place: Place) -> Option<CodeFormat> {
     match coding.storage(place).in_blocks() {
         Storage::Blocks(format) => Some(format),
-        Storage::Dynamic | Storage::Fp32 => None,
+        Storage::Dynamic | Storage::Fp32 | Storage::Fp16 => None,
     }
 }
 

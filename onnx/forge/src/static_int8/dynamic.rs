@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::codes::per_channel;
+use super::codes::{pair_scales, per_channel};
 use super::plan::{Choice, Kind, Plan, Weighted};
 use super::wires::{Wires, label};
 use super::{LeftReport, NodeReport, StaticError, check_operator_set, prepare};
@@ -138,7 +138,7 @@ fn coded<'a>(payload: Payload<'a>, matrices: &BTreeMap<String, Kind>) -> Payload
     }
 }
 
-/// Codes `[in, out]` and a scale for each output.
+/// Codes `[in, out]` and a scale for each output, the same sums on every computer: see [`pair_scales`].
 fn code(spec: &TensorSpec, kind: Kind, bytes: &[u8]) -> Result<[Vec<u8>; 2], StaticError> {
     let (chunks, _) = bytes.as_chunks::<4>();
     let mut weights: Vec<f32> = chunks.iter().map(|it| f32::from_le_bytes(*it)).collect();
@@ -148,7 +148,8 @@ fn code(spec: &TensorSpec, kind: Kind, bytes: &[u8]) -> Result<[Vec<u8>; 2], Sta
         columns = spec.dims[0] as usize;
     }
     let channel = |at: usize| at % columns;
-    let coded = per_channel(&spec.name, &weights, columns, channel, 127, &[])?;
+    let least = pair_scales(&weights, columns, channel);
+    let coded = per_channel(&spec.name, &weights, columns, channel, &least)?;
     let codes = coded
         .codes
         .iter()

@@ -61,9 +61,22 @@ pub fn half_storage(mut graph: Graph<'_>) -> Result<Graph<'_>, ForgeError> {
 
 fn halve(tensor: &str, bytes: &[u8]) -> Result<Vec<u8>, StaticError> {
     let (values, _) = bytes.as_chunks::<4>();
+    halves(
+        tensor,
+        values.iter().map(|value| f32::from_le_bytes(*value)),
+    )
+}
+
+/// Numbers in half precision, little-endian.
+///
+/// # Errors
+/// [`StaticError::NotHalf`] names the first that half precision does not reach.
+pub(crate) fn halves(
+    tensor: &str,
+    values: impl ExactSizeIterator<Item = f32>,
+) -> Result<Vec<u8>, StaticError> {
     let mut out = Vec::with_capacity(values.len() * 2);
-    for (at, value) in values.iter().enumerate() {
-        let value = f32::from_le_bytes(*value);
+    for (at, value) in values.enumerate() {
         let half = f16::from_f32(value);
         if !half.is_finite() {
             return Err(StaticError::NotHalf {

@@ -61,10 +61,11 @@ pub use error::StaticError;
 pub use options::{
     MAX_ERROR_SAMPLES, MIN_PERCENT, OnUnknown, ProductForm, RangeMethod, StaticOptions,
 };
-pub use output::write_folder;
+pub use output::{NewModel, write_folder};
 pub use report::{LeftReport, NodeReport, StaticReport, ValueReport};
 pub use samples::{
-    DetectorSamples, Elements, NamedTensor, Samples, detector_samples, encoder_samples,
+    DetectorSamples, Elements, NamedTensor, Samples, VIEWS, Views, detector_samples,
+    encoder_samples,
 };
 
 /// First version of the standard operator set whose QuantizeLinear and DequantizeLinear have an axis.

@@ -55,8 +55,10 @@ pub enum ProductForm {
 pub struct StaticOptions {
     /// How ranges of activations are chosen.
     pub ranges: RangeMethod,
-    /// Bits of a weight: 8, or 7 for computers with AVX2 and no VNNI, whose 8-bit products overflow 16 bits.
-    pub weight_bits: u8,
+    /// Whether no two codes of a channel are so large that the sum of two products leaves 16 bits. Computers with AVX2 and no VNNI cut
+    /// such sums off, so that a model without it is another one there. It costs at most one bit of a weight. Depthwise
+    /// convolutions add in 32 bits and are left out.
+    pub pairs_fit: bool,
     /// How products with constant matrices are written.
     pub products: ProductForm,
     /// Whether tables that are looked up by row become 8-bit too.
@@ -76,7 +78,7 @@ impl Default for StaticOptions {
     fn default() -> StaticOptions {
         StaticOptions {
             ranges: RangeMethod::default(),
-            weight_bits: 8,
+            pairs_fit: true,
             products: ProductForm::default(),
             lookups: false,
             keep_float: Vec::new(),
@@ -104,10 +106,6 @@ impl StaticOptions {
             let expected = format!("{MIN_PERCENT} to 100");
             return Err(wrong("ranges.percentile", expected, percent.to_string()));
         }
-        if !(7..=8).contains(&self.weight_bits) {
-            let found = self.weight_bits.to_string();
-            return Err(wrong("weight_bits", "7 or 8".into(), found));
-        }
         if !(1..=MAX_ERROR_SAMPLES).contains(&self.error_samples) {
             let expected = format!("1 to {MAX_ERROR_SAMPLES}");
             return Err(wrong(
@@ -125,10 +123,5 @@ impl StaticOptions {
             )),
             _ => Ok(()),
         }
-    }
-
-    /// Greatest code of a weight; the least is its negative.
-    pub(crate) fn weight_limit(&self) -> i32 {
-        if self.weight_bits == 7 { 63 } else { 127 }
     }
 }

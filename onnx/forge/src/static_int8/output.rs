@@ -17,8 +17,19 @@ use crate::folder::{
 use crate::graph::Graph;
 use crate::writer::{FUSED_FILE, MODEL_FILE, write_model};
 
-/// Writes the model folder `out`: that of `source` with `graph` in place of its own. `name` is the new model's, `recipe` what is
-/// remembered of how it was made. A fused graph is left out: it would still be the old model.
+/// What is written about the new model.
+#[derive(Debug, Clone)]
+pub struct NewModel<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its licence, if that is not the source's.
+    pub license: Option<&'a str>,
+    /// What is remembered of how it was made.
+    pub recipe: serde_json::Value,
+}
+
+/// Writes the model folder `out`: that of `source` with `graph` in place of its own. A fused graph is left out: it would still be the
+/// old model.
 ///
 /// # Errors
 /// [`ForgeError::Engine`] for a folder that is none, [`ForgeError::Io`], those of the graph's constants,
@@ -26,7 +37,7 @@ use crate::writer::{FUSED_FILE, MODEL_FILE, write_model};
 pub fn write_folder(
     source: &Path,
     graph: Graph<'_>,
-    (name, recipe): (&str, serde_json::Value),
+    new: NewModel<'_>,
     out: &Path,
     watch: &mut Watch<'_>,
 ) -> Result<ModelFolderSummary, ForgeError> {
@@ -42,15 +53,15 @@ pub fn write_folder(
         copy_file(&folder.path(file)?, &draft.dir().join(file), watch)?;
     }
     let about = Provenance {
-        name: name.to_string(),
-        license: folder.manifest.license.clone(),
+        name: new.name.to_string(),
+        license: new.license.unwrap_or(&folder.manifest.license).to_string(),
         sources: sources(source)?,
     };
     let what = Description {
         role: folder.manifest.role.clone(),
         family: folder.manifest.family.clone(),
         config: folder.manifest.settings.clone(),
-        recipe,
+        recipe: new.recipe,
     };
     draft.publish(&about, &what, watch)
 }
@@ -118,7 +129,12 @@ mod tests {
         };
         draft.publish(&about, &what, &mut watch).unwrap();
         let recipe = serde_json::json!({"kind": "static-int8"});
-        write_folder(&old, graph(2.0), ("new", recipe.clone()), &new, &mut watch).unwrap();
+        let named = |name| NewModel {
+            name,
+            license: None,
+            recipe: recipe.clone(),
+        };
+        write_folder(&old, graph(2.0), named("new"), &new, &mut watch).unwrap();
         let folder = ModelFolder::open(&new).unwrap();
         assert_eq!(folder.manifest.name, "new");
         assert_eq!(folder.manifest.settings, serde_json::json!({"hidden": 4}));
@@ -133,7 +149,7 @@ mod tests {
             write_folder(
                 &root.path().join("none"),
                 graph(1.0),
-                ("x", recipe),
+                named("x"),
                 &new,
                 &mut watch
             )

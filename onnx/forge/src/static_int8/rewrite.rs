@@ -12,11 +12,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::codes::{Affine, bias, least_scales, per_channel};
+use super::codes::{Affine, bias, least_scales, pair_scales, per_channel};
 use super::options::{ProductForm, StaticOptions};
 use super::plan::{Kind, Lookup, Plan, Weighted};
 use super::scratch::Scratch;
-use super::wires::Wires;
+use super::wires::{Wires, int};
 use crate::error::ForgeError;
 use crate::graph::{GraphError, Node, TensorSpec, float_bytes};
 use crate::matrix::transpose;
@@ -119,9 +119,16 @@ impl Coder {
             _ => Vec::new(),
         };
         let channel = |at: usize| if by_row { at / stride } else { at % channels };
-        let least = least_scales(&biases, input.scale);
-        let limit = options.weight_limit();
-        let coded = per_channel(&weighted.weight, &weights, channels, channel, limit, &least)?;
+        let mut least = least_scales(&biases, input.scale);
+        if options.pairs_fit && !is_depthwise(node, &dims, weighted.kind) {
+            least.resize(channels, 0.0);
+            let pairs = pair_scales(&weights, channels, channel);
+            least
+                .iter_mut()
+                .zip(pairs)
+                .for_each(|(scale, pair)| *scale = scale.max(pair));
+        }
+        let coded = per_channel(&weighted.weight, &weights, channels, channel, &least)?;
         let base = &node.output[0]; // unlike names of nodes, those of values are unique
         let mut names = Coded {
             weight: self.name(base, "weight"),
@@ -171,7 +178,7 @@ impl Coder {
         let blocks = columns.div_ceil(block);
         let channel = |at: usize| at / columns * blocks + at % columns / block;
         let count = lookup.rows as usize * blocks;
-        let coded = per_channel(&lookup.table, &table, count, channel, 127, &[])?;
+        let coded = per_channel(&lookup.table, &table, count, channel, &[])?;
         let base = &node.output[0]; // unlike names of nodes, those of values are unique
         let names = Coded {
             weight: self.name(base, "table"),
@@ -200,6 +207,16 @@ impl Coder {
         self.nodes.insert(index, names);
         Ok(())
     }
+}
+
+/// Whether each channel is convolved on its own. Kernels for that add in 32 bits on every computer (tried with ONNX Runtime 1.32: exact
+/// with codes of 127 where all other convolutions were not), and with nine weights a channel they need every bit.
+fn is_depthwise(node: &NodeProto, dims: &[i64], kind: Kind) -> bool {
+    let groups = int(node, "group").unwrap_or(1);
+    kind == Kind::Convolution
+        && groups > 1
+        && dims.first() == Some(&groups)
+        && dims.get(1) == Some(&1)
 }
 
 /// Columns of a row that share a scale: the largest power of two up to [`MAX_BLOCK`] that divides a row evenly, or 32.
@@ -433,5 +450,38 @@ fn undefined(value: &str) -> GraphError {
     GraphError::Undefined {
         node: "the 8-bit graph".into(),
         value: value.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_convolutions_of_single_channels_keep_all_bits() {
+        // Kind, groups, shape of the weights, whether it is one, why.
+        let cases: [(Kind, i64, &[i64], bool, &str); 5] = [
+            (Kind::Convolution, 8, &[8, 1, 3, 3], true, "a channel each"),
+            (
+                Kind::Convolution,
+                1,
+                &[8, 4, 3, 3],
+                false,
+                "an ordinary one",
+            ),
+            (Kind::Convolution, 4, &[8, 2, 3, 3], false, "groups of two"),
+            (
+                Kind::Convolution,
+                1,
+                &[1, 1, 3, 3],
+                false,
+                "one channel is no group",
+            ),
+            (Kind::Product, 8, &[8, 1], false, "a product"),
+        ];
+        for (kind, groups, dims, expected, why) in cases {
+            let node = Node::new("Conv", &["x", "w"], &["y"]).int("group", groups);
+            assert_eq!(is_depthwise(&node.into(), dims, kind), expected, "{why}");
+        }
     }
 }

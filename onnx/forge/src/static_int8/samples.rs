@@ -87,16 +87,16 @@ impl Samples for Vec<Vec<NamedTensor>> {
 /// Pictures as a detector sees them, and parts of them: whole, four overlapping quarters, and all of these mirrored. A handful of
 /// pictures then covers more sizes and places of objects than it has.
 pub struct DetectorSamples<'a> {
-    pictures: Vec<Picture<'a>>,
+    pictures: Views<'a>,
     side: u32,
     writer: InputWriter,
 }
 
 /// Views of one picture.
-const VIEWS: usize = 10;
+pub const VIEWS: usize = 10;
 
 /// Samples for a detector with the input `image` f32 `[1, side, side, 3]`, RGB 0 to 255.
-pub fn detector_samples(pictures: Vec<Picture<'_>>, side: u32) -> DetectorSamples<'_> {
+pub fn detector_samples(pictures: Views<'_>, side: u32) -> DetectorSamples<'_> {
     DetectorSamples {
         pictures,
         side,
@@ -104,23 +104,66 @@ pub fn detector_samples(pictures: Vec<Picture<'_>>, side: u32) -> DetectorSample
     }
 }
 
+/// Opens a picture by its number.
+type Open<'a> = Box<dyn FnMut(usize) -> Result<Picture<'static>, ForgeError> + 'a>;
+
+/// Pictures as [`VIEWS`] views of each. One picture is in memory at a time.
+pub struct Views<'a> {
+    pictures: usize,
+    open: Open<'a>,
+    /// The picture that was opened last.
+    last: Option<(usize, Picture<'static>)>,
+}
+
+impl<'a> Views<'a> {
+    /// Views of so many pictures, which `open` gives by number.
+    pub fn new(
+        pictures: usize,
+        open: impl FnMut(usize) -> Result<Picture<'static>, ForgeError> + 'a,
+    ) -> Views<'a> {
+        Views {
+            pictures,
+            open: Box::new(open),
+            last: None,
+        }
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.pictures * VIEWS
+    }
+
+    /// View `index`. They stand view by view over all pictures, so that the first ones are all different pictures.
+    ///
+    /// # Errors
+    /// [`StaticError::Samples`] for one that is not there, and those of opening it.
+    pub fn view(&mut self, index: usize) -> Result<Cow<'_, Picture<'static>>, ForgeError> {
+        let found = self.count();
+        if index >= found {
+            return Err(StaticError::Samples {
+                expected: index + 1,
+                found,
+            }
+            .into());
+        }
+        let number = index % self.pictures;
+        let picture = match self.last.take() {
+            Some((at, picture)) if at == number => picture,
+            _ => (self.open)(number)?,
+        };
+        let (_, picture) = self.last.insert((number, picture));
+        Ok(part(picture, index / self.pictures))
+    }
+}
+
 impl Samples for DetectorSamples<'_> {
     fn count(&self) -> usize {
-        self.pictures.len() * VIEWS
+        self.pictures.count()
     }
 
     fn sample(&mut self, index: usize) -> Result<Vec<NamedTensor>, ForgeError> {
-        // View by view over all pictures, so that the first samples are all different pictures.
-        let found = self.count();
-        let picture = self
-            .pictures
-            .get(index % self.pictures.len().max(1))
-            .filter(|_| index < found)
-            .ok_or(StaticError::Samples {
-                expected: index + 1,
-                found,
-            })?;
-        let seen = view(picture, index / self.pictures.len());
+        let seen = self.pictures.view(index)?;
         let (tensor, _) = self
             .writer
             .write(&seen, Fit::Stretch)
@@ -135,7 +178,7 @@ impl Samples for DetectorSamples<'_> {
 }
 
 /// View 0 is the picture, 1 to 4 its quarters, each of two thirds of both sides; 5 to 9 are those mirrored.
-fn view<'a>(picture: &'a Picture<'a>, number: usize) -> Cow<'a, Picture<'a>> {
+fn part<'p>(picture: &'p Picture<'static>, number: usize) -> Cow<'p, Picture<'static>> {
     let (quarter, is_mirrored) = (number % (VIEWS / 2), number >= VIEWS / 2);
     if quarter == 0 && !is_mirrored {
         return Cow::Borrowed(picture);
@@ -231,7 +274,7 @@ mod tests {
             (9, [4, 2], [5, 1], "the lower right, mirrored"),
         ];
         for (number, size, first, why) in cases {
-            let view = view(&picture, number);
+            let view = part(&picture, number);
             assert_eq!([view.width(), view.height()], size, "{why}");
             assert_eq!(view.rgb(0, 0), Some([first[0], first[1], 0]), "{why}");
         }
@@ -239,9 +282,13 @@ mod tests {
 
     #[test]
     fn the_first_samples_are_different_pictures() {
-        let black = Picture::packed(1, 1, Layout::Mono8, vec![0].into()).unwrap();
-        let white = Picture::packed(1, 1, Layout::Mono8, vec![255].into()).unwrap();
-        let mut samples = detector_samples(vec![black, white], 2);
+        let mut opened = Vec::new();
+        let open = |number: usize| {
+            opened.push(number);
+            let pixel = vec![if number == 0 { 0 } else { 255 }];
+            Ok(Picture::packed(1, 1, Layout::Mono8, pixel.into()).unwrap())
+        };
+        let mut samples = detector_samples(Views::new(2, open), 2);
         assert_eq!(samples.count(), 20);
         for (index, expected) in [(0, 0.0), (1, 255.0), (18, 0.0), (19, 255.0)] {
             let tensors = samples.sample(index).unwrap();
@@ -249,6 +296,13 @@ mod tests {
             assert_eq!(tensors[0].elements, Elements::F32(vec![expected; 12]));
         }
         assert!(samples.sample(20).is_err());
-        assert!(detector_samples(Vec::new(), 2).sample(0).is_err());
+        drop(samples);
+        assert_eq!(
+            opened,
+            [0, 1, 0, 1],
+            "one at a time, and none twice in a row"
+        );
+        let none = Views::new(0, |_| unreachable!("there is none"));
+        assert!(detector_samples(none, 2).sample(0).is_err());
     }
 }

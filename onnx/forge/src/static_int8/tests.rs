@@ -540,13 +540,6 @@ fn options_are_checked_by_name() {
         ),
         (
             StaticOptions {
-                weight_bits: 4,
-                ..default.clone()
-            },
-            "weight_bits",
-        ),
-        (
-            StaticOptions {
                 max_error: Some(0.0),
                 ..default.clone()
             },
@@ -574,10 +567,10 @@ fn options_are_checked_by_name() {
             "{error}"
         );
     }
-    let text = r#"{"ranges":{"percentile":99.99},"weight_bits":7,"products":"qdq","max_error":0.03,"on_unknown":"refuse"}"#;
+    let text = r#"{"ranges":{"percentile":99.99},"pairs_fit":false,"products":"qdq","max_error":0.03,"on_unknown":"refuse"}"#;
     let options: StaticOptions = serde_json::from_str(text).unwrap();
     assert_eq!(options.ranges, RangeMethod::Percentile(99.99));
-    assert_eq!((options.weight_limit(), options.error_samples), (63, 8));
+    assert_eq!((options.pairs_fit, options.error_samples), (false, 8));
     assert!(serde_json::from_str::<StaticOptions>(r#"{"bits":4}"#).is_err());
 }
 
