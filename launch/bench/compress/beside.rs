@@ -39,8 +39,8 @@ pub struct Turns {
 
 /// A model that can be run again and again on the same input.
 enum Runner {
-    Detector(Detector, Picture<'static>),
-    Encoder(Encoder, Vec<u32>),
+    Detector(Box<Detector>, Picture<'static>),
+    Encoder(Box<Encoder>, Vec<u32>),
 }
 
 impl Runner {
@@ -52,13 +52,14 @@ impl Runner {
                 // Any picture will do: the time does not depend on what is seen.
                 let pixels = (0..width * height * 3).map(|at| (at % 251) as u8).collect();
                 let picture = Picture::packed(width, height, Layout::Rgb8, pixels)?;
-                Ok(Runner::Detector(Detector::load(runtime, &folder)?, picture))
+                let detector = Detector::load(runtime, &folder)?;
+                Ok(Runner::Detector(Box::new(detector), picture))
             }
             "encoder" => {
                 let encoder = Encoder::load(runtime, &folder)?;
                 let mut ids = encoder.tokenize(SENTENCE)?;
                 ids.truncate(encoder.config().context);
-                Ok(Runner::Encoder(encoder, ids))
+                Ok(Runner::Encoder(Box::new(encoder), ids))
             }
             other => bail!(
                 "{}: a model for {other} is measured by tokens, not by runs",

@@ -200,6 +200,7 @@ mod tests {
             },
             recipe: CompressRecipe::default(),
             texts: Vec::new(),
+            pictures: Vec::new(),
             steps: vec![StepReport {
                 step: "prune".into(),
                 parameters: 1_000_000,
@@ -208,6 +209,7 @@ mod tests {
                 detail: json!({ "zeros": 5, "notes": ["a mask saves no CPU time"] }),
             }],
             evaluation: None,
+            agreement: None,
             measured: Measured {
                 graph_bytes: 100_000_000,
                 zipped_bytes: Some(60_000_000),

@@ -53,7 +53,7 @@ pub enum PicturesError {
         /// The file.
         path: PathBuf,
         /// What the decoder met.
-        source: VisionError,
+        source: Box<VisionError>,
     },
     /// Something is larger than what is read.
     #[error("{}: expected at most {limit} {what}, found {found}", path.display())]
@@ -264,7 +264,7 @@ fn decode(path: &Path) -> Result<Picture<'static>, PicturesError> {
     }
     Picture::from_compressed(&bytes).map_err(|source| PicturesError::NotOne {
         path: path.to_path_buf(),
-        source,
+        source: Box::new(source),
     })
 }
 
@@ -340,7 +340,8 @@ mod tests {
 
     #[test]
     fn what_is_no_picture_is_named() {
-        let cases: [(&[(&str, &[u8])], &str); 3] = [
+        type Files<'f> = &'f [(&'f str, &'f [u8])];
+        let cases: [(Files<'_>, &str); 3] = [
             (&[("notes.txt", b"x")], "no pictures were found"),
             (
                 &[("a.png", GREY), ("b.png", b"GIF89a")],

@@ -164,9 +164,6 @@ impl Products {
 
 /// √w of a hidden state.
 fn factor(state: &[f32]) -> f32 {
-    if std::env::var_os("N_FLAT").is_some() {
-        return 1.0;
-    }
     let squares = state.iter().map(|value| f64::from(*value).powi(2));
     let mean = squares.sum::<f64>() / state.len().max(1) as f64;
     (1.0 / mean.max(MIN_SQUARE).sqrt()) as f32

@@ -163,10 +163,7 @@ impl Run<'_> {
         let made = match self.store.load(index)? {
             Some(made) => {
                 self.report.resumed_layers += 1;
-                let mut original = std::mem::take(&mut self.original);
-                self.walk(self.checkpoint.weights())
-                    .layer(index, &mut original)?;
-                self.original = original;
+                self.follow(index)?;
                 made
             }
             None => {
@@ -182,6 +179,17 @@ impl Run<'_> {
             let mut hidden = std::mem::take(&mut self.hidden);
             self.walk(&overlay).layer(index, &mut hidden)?;
             self.hidden = hidden;
+        }
+        Ok(())
+    }
+
+    /// Takes the texts through a layer as it was.
+    fn follow(&mut self, index: usize) -> Result<(), ForgeError> {
+        if !self.original.is_empty() {
+            let mut original = std::mem::take(&mut self.original);
+            self.walk(self.checkpoint.weights())
+                .layer(index, &mut original)?;
+            self.original = original;
         }
         Ok(())
     }

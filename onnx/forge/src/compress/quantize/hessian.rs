@@ -24,8 +24,6 @@ pub const MAX_COLUMNS: usize = 16_384;
 const DAMPING_STEP: f32 = 10.0;
 /// Times that it is raised.
 const DAMPING_STEPS: usize = 4;
-/// Least diagonal of a damped Hessian, as a share of the middle one.
-pub(super) const MIN_DIAGONAL: f32 = 1e-4;
 /// Difference of mirrored elements, relative to the diagonal, that rounding explains.
 const ASYMMETRY: f32 = 1e-3;
 
@@ -127,20 +125,19 @@ impl Hessian {
         }
     }
 
-    /// H in units of the middle of its diagonal, each element of which is raised by the share `damping` of itself: few texts show more
-    /// of how inputs move together than there is. A share of itself, because inputs differ in size, and where few tokens have inputs a
-    /// thousand times larger than all others, one amount for all would drown these. Inputs that never were anything but 0 get a
-    /// diagonal that is not 0, and so keep their weights; if no input ever was, all count the same.
+    /// H in units of the middle of its diagonal, plus `damping` on the diagonal. Not of the mean: where few tokens have inputs a
+    /// thousand times larger than all others, damping in units of these would drown the others. Inputs that never were anything
+    /// but 0 get a diagonal that is not 0, and so keep their weights; if no input ever was, all count the same.
     pub fn damped(&self, damping: f32) -> Hessian {
         let columns = self.columns;
         let middle = middle(&self.diagonal());
         let unit = if middle > 0.0 { 1.0 / middle } else { 0.0 };
-        let floor = if middle > 0.0 { MIN_DIAGONAL } else { 1.0 };
+        let floor = if middle > 0.0 { damping } else { 1.0 };
         let mut values: Vec<f32> = (self.values.iter())
             .map(|&value| (f64::from(value) * unit) as f32)
             .collect();
         for value in values.iter_mut().step_by(columns + 1) {
-            *value += *value * damping + floor;
+            *value += floor;
         }
         Hessian { columns, values }
     }

@@ -54,9 +54,10 @@ pub struct QuantizeOptions {
     pub raised: BTreeSet<(usize, LayerPart)>,
     /// `accuracy_level` of MatMulNBits: 0, 1 or 4.
     pub accuracy_level: u8,
-    /// Damping of Gram matrices, as a share of each element of their diagonal.
+    /// Damping of Gram matrices, as a share of the middle of their diagonal.
     pub damping: f32,
-    /// How much of what the layers before got wrong [`Method::Best`] makes good, 0 ..= 1. All of it fits the texts too closely.
+    /// How much of what the layers before got wrong [`Method::Best`] makes good, 0 ..= 1. On SmolLM2
+    /// with 32k tokens the divergence was 0.066 with none of it and 0.061 with 0.6.
     pub correction: f64,
     /// How long [`Method::Best`] refines.
     pub refine: RefineOptions,
@@ -71,7 +72,7 @@ impl Default for QuantizeOptions {
             raised: BTreeSet::new(),
             accuracy_level: 4,
             damping: 0.01,
-            correction: 0.3,
+            correction: 0.6,
             refine: RefineOptions::default(),
         }
     }

@@ -92,7 +92,11 @@ fn bytes(name: &str) -> &'static [u8] {
 fn gptq_agrees_with_numpy() {
     let (weights, columns) = (floats("weights"), 96);
     let hessian = Hessian::new(columns, floats("gram")).unwrap();
-    let (_, factor) = hessian.factor(0.01).unwrap();
+    // The reference damps by a share of the mean of the diagonal, not of its middle.
+    let diagonal = hessian.diagonal();
+    let mean = diagonal.iter().sum::<f32>() / columns as f32;
+    let share = mean / hessian::middle(&diagonal) as f32;
+    let (_, factor) = hessian.factor(0.01 * share).unwrap();
     let mut grid = round_to_nearest(&weights, columns, CodeFormat::Int4).unwrap();
     assert_eq!(grid.scales, floats("scales"));
     assert_eq!(grid.zeros, bytes("zeros"));
@@ -215,7 +219,7 @@ fn a_large_input_gets_a_large_scale() {
 fn scales_undo_any_rescale_of_the_channels() {
     let (weights, hessian) = problem(64, 96, 9);
     let moved: Vec<f32> = (0..96).map(|at| (0.3 * (at as f32).sin()).exp()).collect();
-    let rescaled = crate::compress::quantize::awq::multiply_columns(&weights, &moved);
+    let rescaled = awq::multiply_columns(&weights, &moved);
     let find = |weights: &[f32], hessian: &Hessian| {
         let (damped, factor) = hessian.factor(1e-6).unwrap();
         fold(

@@ -10,13 +10,13 @@
 //! ```
 
 use super::QuantizeError;
-use super::hessian::{MIN_DIAGONAL, middle};
+use super::hessian::middle;
 use super::layer::Layer;
 use crate::compress::solve::{Cholesky, add_product};
 use crate::decoder::{LayerPart, LayerSpec};
 use crate::walk::{Gram, Grams, Missing};
 
-/// Moves the matrices of a layer by ρ = `share`; `damping` is λ as a share of each element of the diagonal.
+/// Moves the matrices of a layer by ρ = `share`; `damping` is λ as a share of the middle of the diagonal.
 ///
 /// # Errors
 /// [`QuantizeError::NotPositiveDefinite`] with the matrix it is about.
@@ -81,20 +81,16 @@ pub(super) fn correct(
     Ok(())
 }
 
-/// Σ x·xᵀ as [`Hessian::damped`] damps it, decomposed.
+/// Σ x·xᵀ damped as [`super::Hessian::damped`] does it, decomposed.
 fn damped(gram: &Gram, damping: f64) -> Option<Cholesky> {
     let diagonal: Vec<f32> = (gram.sum.iter().step_by(gram.width + 1))
         .map(|value| *value as f32)
         .collect();
     let middle = middle(&diagonal);
-    let floor = if middle > 0.0 {
-        f64::from(MIN_DIAGONAL) * middle
-    } else {
-        1.0
-    };
+    let ridge = if middle > 0.0 { damping * middle } else { 1.0 };
     let mut matrix = gram.sum.clone();
     for value in matrix.iter_mut().step_by(gram.width + 1) {
-        *value += *value * damping + floor;
+        *value += ridge;
     }
     Cholesky::of(matrix, gram.width)
 }
