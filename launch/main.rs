@@ -34,8 +34,8 @@ enum Verb {
     Schema(cmd::schema::Args),
     /// Models: list, pull, verify, info, import, bench, eval
     Model(cmd::model::Args),
-    /// Make a language model smaller, and say what it cost
-    Compress(cmd::compress::Args),
+    /// Make a model smaller, and say what it cost
+    Compress(Box<cmd::compress::Args>),
     /// Measure
     Bench(cmd::bench::Args),
     /// Nodes: list, info, run
@@ -66,7 +66,7 @@ fn main() -> ExitCode {
         Verb::Graph(args) => cmd::graph::run(&args),
         Verb::Schema(args) => cmd::schema::run(&args),
         Verb::Model(args) => model(args),
-        Verb::Compress(args) => cmd::compress::run(args),
+        Verb::Compress(args) => cmd::compress::run(*args),
         Verb::Bench(args) => cmd::bench::run(args),
         Verb::Node(args) => cmd::node::run(&args),
         Verb::Try(args) => cmd::try_node::run(&args),
