@@ -12,7 +12,7 @@ pub mod beside;
 mod conversion;
 mod llama_cpp;
 pub mod measure;
-mod ort;
+mod onnxruntime;
 mod ways;
 
 use std::fs;
@@ -114,7 +114,7 @@ pub fn measure(
         rows.extend(llama_cpp::rows(models, plan, original, reporter)?);
     }
     if plan.against.contains(&Against::Ort) {
-        rows.extend(ort::rows(models, plan, reporter)?);
+        rows.extend(onnxruntime::rows(models, plan, reporter)?);
     }
     Ok(rows)
 }

@@ -527,7 +527,7 @@ evaluate: { min_agreement: 90% }
             ("refit: false", "refit: maybe", "7:35", "true or false"),
             (
                 "score: activation",
-                "score: activity",
+                "score: activaton",
                 "7:49",
                 "did you mean 'activation'?",
             ),
