@@ -1,4 +1,4 @@
-//! Compressed detectors and encoders in a plain ONNX Runtime, from Python: their graphs are for everybody.
+//! Compressed encoders in a plain ONNX Runtime, from Python: their graphs are for everybody.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use llmasos_engine::ModelFolder;
 use llmasos_engine::text::Encoder;
-use llmasos_engine::vision::{DetectOptions, Detector, Picture};
 use serde_json::{Value, json};
 
 use crate::harness::run;
@@ -40,61 +39,6 @@ fn outputs(folder: &Path, inputs: &Value) -> BTreeMap<String, Vec<f32>> {
     let said = String::from_utf8_lossy(&done.stderr);
     assert!(done.status.success(), "{said}");
     serde_json::from_slice(&done.stdout).unwrap()
-}
-
-#[test]
-fn a_detector_sees_the_same_in_a_plain_onnx_runtime() {
-    let _alone = alone();
-    let root = tempfile::tempdir().unwrap();
-    let bytes = fs::read(tree("detector/held-out/0.png")).unwrap();
-    let picture = Picture::from_compressed(&bytes).unwrap();
-    let (width, height) = (picture.width(), picture.height());
-    let places = (0..height).flat_map(|y| (0..width).map(move |x| (x, y)));
-    let pixels: Vec<u8> = places
-        .flat_map(|(x, y)| picture.rgb(x, y).unwrap())
-        .collect();
-    let image =
-        json!({ "image": { "type": "f32", "dims": [1, height, width, 3], "data": pixels } });
-    for weights in ["int8-static", "fp16"] {
-        let out = root.path().join(weights);
-        let path = |path: &Path| path.display().to_string();
-        let words = [
-            "compress",
-            &path(&tree("detector/model")),
-            "-o",
-            &path(&out),
-            "--quantize",
-            weights,
-            "--images",
-            &path(&tree("detector/images")),
-            "--test-images",
-            &path(&tree("detector/held-out")),
-        ];
-        run(&words, LIMIT).expect_code(0);
-        let found = outputs(&out, &image);
-        let (boxes, scores) = (&found["boxes"], &found["scores"]);
-        let classes = scores.len() / (boxes.len() / 4);
-        let columns = scores.iter().enumerate().filter(|(at, _)| at % classes > 0);
-        let (at, theirs) = columns.max_by(|a, b| a.1.total_cmp(b.1)).unwrap();
-        let mut detector = Detector::load(&runtime(), &ModelFolder::open(&out).unwrap()).unwrap();
-        let seen = detector
-            .detect(&picture, &DetectOptions::default())
-            .unwrap();
-        let ours = &seen.items[0];
-        assert!(
-            (ours.score - theirs).abs() < ERROR,
-            "{weights}: {} {theirs}",
-            ours.score
-        );
-        assert_eq!(ours.label_id as usize, at % classes, "{weights}");
-        let row = at / classes;
-        let side = width as f32;
-        let [top, left, bottom, right] = [0, 1, 2, 3].map(|one| boxes[row * 4 + one] * side);
-        for (ours, theirs) in ours.bbox.iter().zip([left, top, right, bottom]) {
-            let theirs = theirs.clamp(0.0, side);
-            assert!((ours - theirs).abs() < 0.05, "{weights}: {ours} {theirs}");
-        }
-    }
 }
 
 #[test]
