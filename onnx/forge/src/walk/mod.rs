@@ -86,6 +86,19 @@ impl Grams {
         }
     }
 
+    /// Adds the products of one text, in the order of computation.
+    fn add(&mut self, products: &[&[f32]], rows: usize) {
+        let grams = [
+            &mut self.qkv,
+            &mut self.output,
+            &mut self.up,
+            &mut self.down,
+        ];
+        for (gram, product) in grams.into_iter().zip(products) {
+            gram.add(product, rows);
+        }
+    }
+
     /// That of the matrix of a part.
     pub fn of(&self, part: LayerPart) -> &Gram {
         match part {
@@ -258,15 +271,7 @@ impl<'a> Walk<'a> {
     pub fn layer_grams(&self, index: usize, hidden: &mut [Vec<f32>]) -> Result<Grams, ForgeError> {
         let mut grams = Grams::new(pieces_widths(self.spec, &self.spec.layers[index]));
         self.run(index, Look::Gram, hidden, &mut |_, rows, seen, _| {
-            let products = [
-                &mut grams.qkv,
-                &mut grams.output,
-                &mut grams.up,
-                &mut grams.down,
-            ];
-            for (gram, product) in products.into_iter().zip(seen) {
-                gram.add(product, rows);
-            }
+            grams.add(seen, rows);
             Ok(())
         })?;
         Ok(grams)
@@ -325,15 +330,7 @@ impl<'a> Walk<'a> {
             (Look::Toward, streams),
             hidden,
             &mut |_, rows, seen, _| {
-                let products = [
-                    &mut grams.qkv,
-                    &mut grams.output,
-                    &mut grams.up,
-                    &mut grams.down,
-                ];
-                for (gram, product) in products.into_iter().zip(seen) {
-                    gram.add(product, rows);
-                }
+                grams.add(seen, rows);
                 for (sum, product) in sums.iter_mut().zip(&seen[4..]) {
                     add(sum, product);
                 }

@@ -8,7 +8,7 @@
 //!   e H eᵀ = Σⱼ Dⱼ·(eⱼ + Σ_{i<j} eᵢ Uᵢⱼ)²      so  ŵⱼ = round(wⱼ + Σ_{i<j} eᵢ Uᵢⱼ)
 //!
 //!   order   descending Hⱼⱼ: what matters most is rounded first, when there is nothing to answer for and most to answer with
-//!   damping λ·mean(H) on the diagonal: few texts span few directions, and what they do not span is not free
+//!   damping λ·(middle of the diagonal): few texts span few directions, and what they do not span is not free
 //! ```
 
 use ndarray::{ArrayView1, ArrayView2};

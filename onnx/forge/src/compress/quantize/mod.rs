@@ -98,7 +98,7 @@ pub enum QuantizeError {
     },
     /// A Gram matrix that stays singular.
     #[error(
-        "Gram matrix of the inputs: not positive definite, even damped by {damping} of its mean diagonal"
+        "Gram matrix of the inputs: not positive definite, even damped by {damping} of the middle of its diagonal"
     )]
     NotPositiveDefinite {
         /// The largest damping tried.
