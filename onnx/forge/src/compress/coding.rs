@@ -65,7 +65,11 @@ impl Chosen {
             })
         };
         let (coding, detail) = match step.weights {
-            Bits::Int4 => searched(step.method, input, tools, watch)?,
+            Bits::Int4 => searched(step, CodeFormat::Int4, input, tools, watch)?,
+            Bits::Int4Minima if step.method != Method::Rtn => {
+                searched(step, CodeFormat::Int4Minima, input, tools, watch)?
+            }
+            // Without loss where the original is stored so.
             Bits::Mixed => return mixed(step, input, tools, watch),
             Bits::Int4Minima => (
                 Stored::Plain(Options {
@@ -175,7 +179,8 @@ pub(super) fn options(method: Method) -> QuantizeOptions {
 
 /// 4 bits everywhere.
 fn searched(
-    method: Method,
+    step: &QuantizeStep,
+    layers: CodeFormat,
     input: &Checkpoint,
     tools: &Tools<'_>,
     watch: &mut Watch<'_>,
@@ -184,14 +189,17 @@ fn searched(
         tools.runtime,
         input,
         tools.calibration,
-        &options(method),
-        &tools.kept.join("int4"),
+        &QuantizeOptions {
+            layers,
+            ..options(step.method)
+        },
+        &tools.kept.join(word(step.weights)),
         watch,
     )?;
     let detail = detail(
         &report,
         &found.layer_seconds()?,
-        &json!({ "weights": "int4", "method": word(method) }),
+        &json!({ "weights": word(step.weights), "method": word(step.method) }),
     );
     Ok((Stored::Searched(Box::new(found)), detail))
 }

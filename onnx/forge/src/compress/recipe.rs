@@ -452,7 +452,7 @@ impl DistilStep {
 
 impl QuantizeStep {
     fn check(&self) -> Result<(), ForgeError> {
-        let has_codes = matches!(self.weights, Bits::Int4 | Bits::Mixed);
+        let has_codes = matches!(self.weights, Bits::Int4 | Bits::Int4Minima | Bits::Mixed);
         if !has_codes && self.method != Method::Rtn {
             return Err(wrong(
                 "quantize.method",

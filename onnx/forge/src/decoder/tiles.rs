@@ -26,7 +26,8 @@ pub(super) fn format_of(format: CodeFormat) -> Format {
 }
 
 /// Shape of a packed matrix: [groups, group_bytes].
-pub(super) fn dims(rows: usize, columns: usize, format: CodeFormat) -> [i64; 2] {
+#[must_use]
+pub fn dims(rows: usize, columns: usize, format: CodeFormat) -> [i64; 2] {
     let group_bytes = format_of(format).group_bytes(columns);
     [rows.div_ceil(GROUP_ROWS) as i64, group_bytes as i64]
 }

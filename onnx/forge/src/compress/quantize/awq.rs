@@ -17,9 +17,9 @@ use super::importance::importance;
 use crate::quantize::CodeFormat;
 
 /// Exponents tried. In every run measured the least error was between 0 and 0.4.
-const ALPHAS: [f32; 6] = [0.0, 0.1, 0.2, 0.3, 0.4, 0.6];
+const ALPHAS: [f32; 4] = [0.0, 0.15, 0.3, 0.45];
 /// Most rows that exponents are judged by.
-const SAMPLE_ROWS: usize = 128;
+const SAMPLE_ROWS: usize = 64;
 /// Farthest that a scale may be from 1, either way: half-precision steps must hold the weights.
 const MAX_SCALE: f32 = 256.0;
 /// Inputs below this share of the middle one are taken for as large as it.

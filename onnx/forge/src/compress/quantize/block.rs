@@ -2,10 +2,35 @@
 //!
 //! See [`super::refine`] for the formulas.
 
-use super::grid::{half_scale, nearest};
+use super::grid::{half_scale, is_near, largest_code, minimum, nearest, zero_of};
 use super::hessian::{Factor, Hessian};
 use super::nearest::places;
-use crate::quantize::BLOCK;
+use crate::quantize::{BLOCK, CodeFormat};
+
+/// The grids that a format allows.
+#[derive(Clone, Copy)]
+pub(super) struct Rule {
+    /// Largest code.
+    pub(super) largest: f32,
+    /// Whether the minimum is any number, not a multiple of the step.
+    pub(super) has_minima: bool,
+}
+
+impl Rule {
+    pub(super) fn of(format: CodeFormat) -> Rule {
+        Rule {
+            largest: largest_code(format),
+            has_minima: format.has_minima(),
+        }
+    }
+
+    fn allows(self, zero: f32) -> bool {
+        match self.has_minima {
+            true => is_near(zero),
+            false => (0.0..=self.largest).contains(&zero),
+        }
+    }
+}
 
 /// Passes over the codes of a block before its step is refitted.
 const PASSES: usize = 3;
@@ -22,6 +47,8 @@ pub(super) struct BlockHessian {
     inverse: Square,
     /// 1/Hⱼⱼ.
     inverse_diagonal: [f32; BLOCK],
+    /// H_bb·1: what a change of the minimum moves.
+    sums: [f32; BLOCK],
     /// H_bb = U D Uᵀ in descending order of its diagonal.
     factor: Factor,
 }
@@ -63,29 +90,36 @@ impl BlockHessian {
             own,
             inverse: invert(&own)?,
             inverse_diagonal,
+            sums: own.map(|row| row.iter().sum()),
             factor: Factor::of(&hessian.block(at))?,
         })
     }
 
     /// Descends from `old`, and from every grid that `grids` derives from its own; the best of all.
-    pub(super) fn improve(&self, old: &State, grids: &[(f32, f32)], largest: f32) -> State {
+    pub(super) fn improve(&self, old: &State, grids: &[(f32, f32)], rule: Rule) -> State {
         let mut best = *old;
         // A step of 0 has no codes to choose from.
         if old.scale == 0.0 {
             return best;
         }
-        self.descend(&mut best, largest);
+        self.descend(&mut best, rule);
         if grids.is_empty() {
             return best;
         }
         let free = times(&old.gradient, &self.inverse);
         for (factor, shift) in grids {
-            let (scale, zero) = (half_scale(best.scale * factor), best.zero + shift);
-            if scale == 0.0 || !(0.0..=largest).contains(&zero) {
+            let scale = half_scale(best.scale * factor);
+            let mut zero = best.zero + shift;
+            if rule.has_minima {
+                // A step that changes leaves the middle of the grid where it is.
+                let middle = rule.largest / 2.0;
+                zero = zero_of(scale, minimum(scale, (zero - middle) / factor + middle));
+            }
+            if scale == 0.0 || !rule.allows(zero) {
                 continue;
             }
-            let mut other = self.rounded(old, &free, scale, zero, largest);
-            self.descend(&mut other, largest);
+            let mut other = self.rounded(old, &free, scale, zero, rule.largest);
+            self.descend(&mut other, rule);
             if other.change < best.change {
                 best = other;
             }
@@ -133,10 +167,13 @@ impl BlockHessian {
     }
 
     /// Codes and step in turns, while anything changes.
-    fn descend(&self, state: &mut State, largest: f32) {
+    fn descend(&self, state: &mut State, rule: Rule) {
         for _ in 0..TURNS {
-            let codes = self.move_codes(state, largest);
-            let step = self.move_step(state);
+            let codes = self.move_codes(state, rule.largest);
+            let step = match rule.has_minima {
+                true => self.move_line(state),
+                false => self.move_step(state),
+            };
             if !codes && !step {
                 break;
             }
@@ -174,6 +211,47 @@ impl BlockHessian {
             }
         }
         any
+    }
+
+    /// Step and minimum together, by least squares.
+    fn move_line(&self, state: &mut State) -> bool {
+        let moved = times(&state.codes, &self.own);
+        let (square, sum) = (dot(&state.codes, &moved), moved.iter().sum::<f32>());
+        let all = self.sums.iter().sum::<f32>();
+        let determinant = square * all - sum * sum;
+        if determinant <= square * all * 1e-6 {
+            return false;
+        }
+        let slope = dot(&state.codes, &state.gradient);
+        let shift = state.gradient.iter().sum::<f32>();
+        let step = (slope * all - shift * sum) / determinant;
+        let start = (shift * square - slope * sum) / determinant;
+        let scale = half_scale(state.scale + step);
+        let zero = zero_of(scale, half_scale(start - state.scale * state.zero));
+        if scale == 0.0 || !is_near(zero) {
+            return false;
+        }
+        // What rounding left of both, and what it does to the error.
+        let (step, start) = (
+            scale - state.scale,
+            state.scale * state.zero - scale * zero,
+        );
+        let mut delta = [0.0_f32; BLOCK];
+        let mut push = [0.0_f32; BLOCK];
+        for lane in 0..BLOCK {
+            delta[lane] = step * state.codes[lane] + start;
+            push[lane] = step * moved[lane] + start * self.sums[lane];
+        }
+        let change = dot(&delta, &push) - 2.0 * dot(&delta, &state.gradient);
+        if change >= 0.0 || change.is_nan() {
+            return false;
+        }
+        (state.scale, state.zero) = (scale, zero);
+        state.change += change;
+        for (gradient, push) in state.gradient.iter_mut().zip(&push) {
+            *gradient -= push;
+        }
+        true
     }
 
     fn move_step(&self, state: &mut State) -> bool {

@@ -24,7 +24,7 @@ use super::quantized::{Quantized, assemble, restored};
 use super::store::{LayerCodes, Store};
 use super::toward::correct;
 use super::{
-    Fold, Grid, Hessian, MIN_TOKENS, MatrixReport, Method, QuantizeError, QuantizeOptions,
+    Factor, Fold, Grid, Hessian, MIN_TOKENS, MatrixReport, Method, QuantizeError, QuantizeOptions,
     QuantizeReport, fold, gptq, importance, refine, round_to_nearest,
 };
 use crate::checkpoint::{Checkpoint, layer_weight};
@@ -203,14 +203,21 @@ impl Run<'_> {
         let mut hessians = Hessians::of(grams).map_err(at(index, LayerPart::Qkv))?;
         let folds = self.fold(index, &mut layer, &mut hessians)?;
         let mut made = LayerCodes::default();
+        let mut known: Option<(LayerPart, (Hessian, Factor))> = None;
         for part in LayerPart::ALL {
             if layer.matrix(part).is_empty() {
                 continue;
             }
             let hessian = hessians.of_part(part);
             let format = self.options.format(index, part);
+            let input = reader(part);
+            if self.options.method.feeds_back() && known.as_ref().is_none_or(|at| at.0 != input) {
+                let factor = hessian.factor(self.options.damping);
+                known = Some((input, factor.map_err(at(index, part))?));
+            }
+            let factor = known.as_ref().map(|(_, factor)| factor);
             let grid = self
-                .grid(layer.matrix(part), hessian, format)
+                .grid(layer.matrix(part), hessian, factor, format)
                 .map_err(at(index, part))?;
             let relative_error = relative_error(layer.matrix(part), &grid, hessian);
             made.matrices.insert(part, (format, grid.pack()));
@@ -325,15 +332,14 @@ impl Run<'_> {
         &self,
         weights: &[f32],
         hessian: &Hessian,
+        factor: Option<&(Hessian, Factor)>,
         format: CodeFormat,
     ) -> Result<Grid, QuantizeError> {
-        let method = self.options.method;
         let mut grid = importance(weights, &hessian.diagonal(), format)?;
-        if method.feeds_back() {
-            let (damped, factor) = hessian.factor(self.options.damping)?;
-            gptq(weights, &factor, &mut grid)?;
-            if method == Method::Best {
-                refine(weights, &damped, &mut grid, self.options.refine)?;
+        if let Some((damped, factor)) = factor {
+            gptq(weights, factor, &mut grid)?;
+            if self.options.method == Method::Best {
+                refine(weights, damped, &mut grid, self.options.refine)?;
             }
         }
         Ok(grid)

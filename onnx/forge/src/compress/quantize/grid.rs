@@ -1,8 +1,9 @@
 //! A matrix as codes on grids, one code a byte: what the quantizers read and improve before it is packed.
 //!
 //! ```text
-//!   block of 32 weights:  w ≈ s·(q − z)     q in 0..=15 or 0..=255, z an integer, s as half precision holds it
-//!   codes  u8 [rows, columns]     scales f32 [rows, columns/32]     zeros u8 [rows, columns/32]
+//!   block of 32 weights:  w ≈ s·(q − z)     q in 0..=15 or 0..=255, s as half precision holds it; z an integer,
+//!                                           or with minima m = −s·z any number for which half precision holds m
+//!   codes  u8 [rows, columns]     scales f32 [rows, columns/32]     zeros f32 [rows, columns/32]
 //! ```
 
 use half::f16;
@@ -13,6 +14,9 @@ use crate::quantize::{BLOCK, CodeFormat, Codes};
 const INT4_ZERO: u8 = 8;
 /// Zero point of the 8-bit format.
 const INT8_ZERO: u8 = 128;
+
+/// Most steps between 0 and the lowest weight of a block with a minimum.
+pub(super) const MAX_ZERO: f32 = 2048.0;
 
 /// A quantized matrix, unpacked; see the module for the layout.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,28 +29,28 @@ pub struct Grid {
     pub codes: Vec<u8>,
     /// `[rows, columns / 32]`, each a half-precision number.
     pub scales: Vec<f32>,
-    /// `[rows, columns / 32]`; the format's own zero point everywhere, unless it stores them.
-    pub zeros: Vec<u8>,
+    /// `[rows, columns / 32]`; the format's own zero point everywhere, unless it stores them or minima.
+    pub zeros: Vec<f32>,
 }
 
 /// Rows of a [`Grid`] that one thread works on.
 pub(super) struct GridRows<'a> {
     pub(super) codes: &'a mut [u8],
     pub(super) scales: &'a mut [f32],
-    pub(super) zeros: &'a mut [u8],
+    pub(super) zeros: &'a mut [f32],
 }
 
 impl GridRows<'_> {
     /// Step and zero point of a block.
     #[inline(always)]
     pub(super) fn step(&self, block: usize) -> (f32, f32) {
-        (self.scales[block], f32::from(self.zeros[block]))
+        (self.scales[block], self.zeros[block])
     }
 
     /// Sets them.
     pub(super) fn set_block(&mut self, block: usize, scale: f32, zero: f32) {
         self.scales[block] = scale;
-        self.zeros[block] = zero as u8;
+        self.zeros[block] = zero;
     }
 }
 
@@ -61,7 +65,6 @@ pub(super) fn largest_code(format: CodeFormat) -> f32 {
 /// The zero point where the format stores none, and the middle where it does.
 pub(super) fn middle_code(format: CodeFormat) -> u8 {
     match format {
-        // Minima are fitted by the block quantizer alone; no method here chooses them.
         CodeFormat::Int4Symmetric | CodeFormat::Int4 | CodeFormat::Int4Minima => INT4_ZERO,
         CodeFormat::Int8 => INT8_ZERO,
     }
@@ -71,6 +74,25 @@ pub(super) fn middle_code(format: CodeFormat) -> u8 {
 /// errs, and is not infinite.
 pub(super) fn half_scale(scale: f32) -> f32 {
     f16::from_f32(scale.clamp(f16::MIN.to_f32(), f16::MAX.to_f32())).to_f32()
+}
+
+/// The minimum of a block, as half precision holds it.
+pub(super) fn minimum(scale: f32, zero: f32) -> f32 {
+    half_scale(-scale * zero)
+}
+
+/// The place of 0 on a grid whose code 0 stands for `minimum`.
+pub(super) fn zero_of(scale: f32, minimum: f32) -> f32 {
+    match scale == 0.0 {
+        true => 0.0,
+        false => -minimum / scale,
+    }
+}
+
+/// Whether a block's weights may lie so far from 0: beyond this many steps, a step is finer than what half precision holds of
+/// the minimum.
+pub(super) fn is_near(zero: f32) -> bool {
+    zero.abs() <= MAX_ZERO
 }
 
 /// Rounds to the nearest integer, halves to even: adding 1.5·2²³ leaves no bits for a fraction. |value| must be below 2²².
@@ -95,7 +117,7 @@ impl Grid {
             format,
             codes: vec![middle; rows * columns],
             scales: vec![0.0; rows * columns / BLOCK],
-            zeros: vec![middle; rows * columns / BLOCK],
+            zeros: vec![f32::from(middle); rows * columns / BLOCK],
         }
     }
 
@@ -112,7 +134,7 @@ impl Grid {
             out.extend(
                 block
                     .iter()
-                    .map(|&code| scale * (f32::from(code) - f32::from(zero))),
+                    .map(|&code| scale * (f32::from(code) - zero)),
             );
         }
         out
@@ -128,9 +150,15 @@ impl Grid {
         };
         let mut zero_points = Vec::new();
         if self.format.has_zero_points() {
-            for row in self.zeros.chunks_exact(blocks.max(1)) {
+            let zeros: Vec<u8> = self.zeros.iter().map(|zero| *zero as u8).collect();
+            for row in zeros.chunks_exact(blocks.max(1)) {
                 zero_points.append(&mut pairs(row));
             }
+        }
+        let mut minima = Vec::new();
+        if self.format.has_minima() {
+            let steps = self.scales.iter().zip(&self.zeros);
+            minima.extend(steps.map(|(scale, zero)| minimum(*scale, *zero)));
         }
         Codes {
             codes: if is_wide {
@@ -140,7 +168,7 @@ impl Grid {
             },
             scales: self.scales.clone(),
             zero_points,
-            minima: Vec::new(),
+            minima,
         }
     }
 
@@ -151,11 +179,15 @@ impl Grid {
             let both = bytes.iter().flat_map(|byte| [byte & 15, byte >> 4]);
             both.collect()
         };
-        let zeros = match format.has_zero_points() {
-            true => (codes.zero_points.chunks_exact(blocks.div_ceil(2).max(1)))
-                .flat_map(|row| nibbles(row).into_iter().take(blocks))
-                .collect(),
-            false => vec![middle_code(format); codes.scales.len()],
+        let zeros = if format.has_zero_points() {
+            (codes.zero_points.chunks_exact(blocks.div_ceil(2).max(1)))
+                .flat_map(|row| nibbles(row).into_iter().take(blocks).map(f32::from))
+                .collect()
+        } else if format.has_minima() {
+            let steps = codes.scales.iter().zip(&codes.minima);
+            steps.map(|(scale, minimum)| zero_of(*scale, *minimum)).collect()
+        } else {
+            vec![f32::from(middle_code(format)); codes.scales.len()]
         };
         Grid {
             columns,
@@ -201,6 +233,7 @@ mod tests {
         for format in [
             CodeFormat::Int4Symmetric,
             CodeFormat::Int4,
+            CodeFormat::Int4Minima,
             CodeFormat::Int8,
         ] {
             let codes = quantize(&weights, 96, format);

@@ -6,7 +6,7 @@
 //! and what errs least is kept. Diagonal only: inputs that move together are left to [`super::gptq`] and [`super::refine`].
 
 use super::QuantizeError;
-use super::grid::{Grid, GridRows, half_scale, largest_code, nearest};
+use super::grid::{Grid, GridRows, half_scale, is_near, largest_code, nearest, zero_of};
 use super::nearest::{places, span};
 use super::tiles::{TILE_ROWS, map};
 use crate::quantize::{BLOCK, CodeFormat};
@@ -15,6 +15,10 @@ use crate::quantize::{BLOCK, CodeFormat};
 const FACTORS: [f32; 16] = [
     1.0, 0.98, 0.96, 0.94, 0.92, 0.9, 0.88, 0.86, 0.84, 0.81, 0.78, 0.75, 0.72, 0.68, 1.03, 1.06,
 ];
+/// The same with a minimum, whose fit brings a step to where it should be by itself.
+const FACTORS_MINIMA: [f32; 9] = [1.0, 0.97, 0.94, 0.91, 0.87, 0.83, 0.78, 0.72, 1.04];
+/// Where the range of codes lies in that of the block: at its lower end, in the middle, at the upper end.
+const PLACES_MINIMA: [f32; 3] = [0.0, -0.5, -1.0];
 /// Turns of refitting step and codes to each other, of the best candidate.
 const REFITS: usize = 3;
 /// Eight bits have points enough: clipping ends gains nothing.
@@ -33,8 +37,7 @@ struct Candidate {
 /// inputs of importance 0 count a little.
 ///
 /// # Errors
-/// [`QuantizeError::Columns`], [`QuantizeError::Format`], [`QuantizeError::NotFinite`], or [`QuantizeError::Length`] of the
-/// importance.
+/// [`QuantizeError::Columns`], [`QuantizeError::NotFinite`], or [`QuantizeError::Length`] of the importance.
 pub fn importance(
     weights: &[f32],
     importance: &[f32],
@@ -42,7 +45,6 @@ pub fn importance(
 ) -> Result<Grid, QuantizeError> {
     let columns = importance.len();
     super::check(weights, columns)?;
-    super::check_format(format)?;
     let mean = importance.iter().sum::<f32>() / columns as f32;
     // Half of the weight of nothing, and of everything the same if nothing counts.
     let floor = if mean > 0.0 { mean * 1e-4 } else { 1.0 };
@@ -74,7 +76,10 @@ fn search(block: &[f32; BLOCK], importance: &[f32; BLOCK], format: CodeFormat) -
     }
     let (scale, zero) = span(block, format);
     let largest = largest_code(format);
-    let try_out = |scale: f32, zero: f32| fit(block, &counts, scale, zero, largest);
+    let try_out = |scale: f32, zero: f32| match format.has_minima() {
+        true => fit_line(block, &counts, scale, zero, largest),
+        false => fit(block, &counts, scale, zero, largest),
+    };
     let mut best = try_out(scale, zero);
     if scale == 0.0 {
         return best;
@@ -82,14 +87,19 @@ fn search(block: &[f32; BLOCK], importance: &[f32; BLOCK], format: CodeFormat) -
     let (factors, zeros): (&[f32], &[f32]) = match format {
         CodeFormat::Int8 => (&FACTORS_INT8, &[0.0]),
         CodeFormat::Int4Symmetric => (&FACTORS, &[0.0]),
-        CodeFormat::Int4 | CodeFormat::Int4Minima => (&FACTORS, &[0.0, -1.0, 1.0]),
+        CodeFormat::Int4 => (&FACTORS, &[0.0, -1.0, 1.0]),
+        CodeFormat::Int4Minima => (&FACTORS_MINIMA, &PLACES_MINIMA),
     };
     for shift in zeros {
-        let zero = zero + shift;
-        if !(0.0..=largest).contains(&zero) {
-            continue;
-        }
         for factor in factors {
+            // With a minimum, a shift says where what is clipped lies.
+            let zero = match format.has_minima() {
+                true => (zero + largest * shift) / factor - largest * shift,
+                false => zero + shift,
+            };
+            if !format.has_minima() && !(0.0..=largest).contains(&zero) {
+                continue;
+            }
             let candidate = try_out(scale * factor, zero);
             if candidate.error < best.error {
                 best = candidate;
@@ -138,6 +148,54 @@ fn fit(
         codes,
         scale,
         zero,
+        error: errors.iter().sum(),
+    }
+}
+
+/// The same where the minimum is free too: the line through codes and weights, by weighted least squares.
+fn fit_line(
+    block: &[f32; BLOCK],
+    counts: &[f32; BLOCK],
+    scale: f32,
+    zero: f32,
+    largest: f32,
+) -> Candidate {
+    let place = places(scale, zero);
+    let mut codes = [0.0_f32; BLOCK];
+    for (code, &weight) in codes.iter_mut().zip(block) {
+        *code = nearest(place(weight), largest);
+    }
+    // Σ count·(1, q, q², w, q·w)
+    let mut sums = [[0.0_f32; LANES]; 5];
+    for at in 0..BLOCK {
+        let (count, code, weight) = (counts[at], codes[at], block[at]);
+        let counted = count * code;
+        let parts = [count, counted, counted * code, count * weight, counted * weight];
+        for (sum, part) in sums.iter_mut().zip(parts) {
+            sum[at % LANES] += part;
+        }
+    }
+    let [n, q, qq, w, qw] = sums.map(|lanes| lanes.iter().sum::<f32>());
+    let (mean, mean_weight) = (q / n, w / n);
+    let (spread, product) = (qq - q * mean, qw - q * mean_weight);
+    // All on one code, or on a line that falls: the grid stays as it was.
+    let (mut fitted, mut fitted_zero) = (half_scale(scale), zero);
+    if spread > 0.0 && product > 0.0 {
+        let step = half_scale(product / spread);
+        let start = zero_of(step, half_scale(mean_weight - step * mean));
+        if step > 0.0 && is_near(start) {
+            (fitted, fitted_zero) = (step, start);
+        }
+    }
+    let mut errors = [0.0_f32; LANES];
+    for at in 0..BLOCK {
+        let error = block[at] - fitted * (codes[at] - fitted_zero);
+        errors[at % LANES] += counts[at] * error * error;
+    }
+    Candidate {
+        codes,
+        scale: fitted,
+        zero: fitted_zero,
         error: errors.iter().sum(),
     }
 }

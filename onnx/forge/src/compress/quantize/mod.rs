@@ -33,7 +33,7 @@ mod tests;
 mod tiles;
 mod toward;
 
-use crate::quantize::{BLOCK, CodeFormat};
+use crate::quantize::BLOCK;
 
 pub use awq::{Channels, Fold, fold};
 pub use budget::{Allocation, Budget, Choice, allocate};
@@ -59,12 +59,6 @@ pub enum QuantizeError {
     Columns {
         /// Columns found.
         found: usize,
-    },
-    /// A format that the quantizers of this module do not fit.
-    #[error("format {found:?}: expected Int4, Int4Symmetric or Int8")]
-    Format {
-        /// The format.
-        found: CodeFormat,
     },
     /// A weight that is infinite or not a number.
     #[error("weight {column} of row {row} is {value}, expected a finite number")]
@@ -133,14 +127,6 @@ fn check(weights: &[f32], columns: usize) -> Result<(), QuantizeError> {
             column: at % columns,
             value: weights[at],
         }),
-    }
-}
-
-/// Minima that are no multiples of a step are fitted by the block quantizer alone.
-fn check_format(format: CodeFormat) -> Result<(), QuantizeError> {
-    match format {
-        CodeFormat::Int4Symmetric | CodeFormat::Int4 | CodeFormat::Int8 => Ok(()),
-        CodeFormat::Int4Minima => Err(QuantizeError::Format { found: format }),
     }
 }
 

@@ -1,21 +1,22 @@
 //! Plain rounding: the grid that just spans a block, every weight to its nearest point. The yardstick of all other methods.
 
 use super::QuantizeError;
-use super::grid::{Grid, GridRows, half_scale, largest_code, middle_code, nearest};
+use super::grid::{
+    Grid, GridRows, MAX_ZERO, half_scale, largest_code, middle_code, nearest, zero_of,
+};
 use super::tiles::{TILE_ROWS, map};
 use crate::quantize::{BLOCK, CodeFormat};
 
 /// Rounds every weight of f32 `[rows, columns]` to the nearest point of its block's grid.
 ///
 /// # Errors
-/// [`QuantizeError::Columns`], [`QuantizeError::Format`] or [`QuantizeError::NotFinite`].
+/// [`QuantizeError::Columns`] or [`QuantizeError::NotFinite`].
 pub fn round_to_nearest(
     weights: &[f32],
     columns: usize,
     format: CodeFormat,
 ) -> Result<Grid, QuantizeError> {
     super::check(weights, columns)?;
-    super::check_format(format)?;
     let mut grid = Grid::zeros(weights.len() / columns, columns, format);
     let tiles = weights.chunks(TILE_ROWS * columns);
     map(
@@ -41,7 +42,7 @@ pub(super) fn places(scale: f32, zero: f32) -> impl Fn(f32) -> f32 {
     move |weight| weight * inverse + zero
 }
 
-/// Step and zero point of the grid that just spans a block and 0.
+/// Step and zero point of the grid that just spans a block, and 0 unless the format has minima.
 pub(super) fn span(block: &[f32; BLOCK], format: CodeFormat) -> (f32, f32) {
     let mut lowest = 0.0_f32;
     let mut highest = 0.0_f32;
@@ -51,7 +52,17 @@ pub(super) fn span(block: &[f32; BLOCK], format: CodeFormat) -> (f32, f32) {
     }
     let middle = f32::from(middle_code(format));
     match format {
-        CodeFormat::Int4 | CodeFormat::Int4Minima => {
+        CodeFormat::Int4Minima => {
+            let mut own = (f32::INFINITY, f32::NEG_INFINITY);
+            for &weight in block {
+                own = (own.0.min(weight), own.1.max(weight));
+            }
+            // Weights that are all alike still need a step to be told by.
+            let finest = highest.max(-lowest) * (2.0 / MAX_ZERO);
+            let scale = half_scale(((own.1 - own.0) / 15.0).max(finest));
+            (scale, zero_of(scale, half_scale(own.0)))
+        }
+        CodeFormat::Int4 => {
             let scale = half_scale((highest - lowest) / 15.0);
             let zero = places(scale, 0.0)(-lowest);
             (scale, nearest(zero, 15.0))

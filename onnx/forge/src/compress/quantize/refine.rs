@@ -9,7 +9,7 @@
 //! ```text
 //!   e H eᵀ  changes by  −2 δ·g_b + δ H_bb δᵀ                           never above 0, or the block stays as it is
 //!   one code       best at  ŵⱼ + gⱼ/Hⱼⱼ,                               rounded to the grid
-//!   the step       best at  s + d·g_b / d H_bb dᵀ,  d = q − z
+//!   the step       best at  s + d·g_b / d H_bb dᵀ,  d = q − z          with a minimum: both, by least squares
 //!   another grid   its codes: the free optimum ŵ_b + H_bb⁻¹ g_b, rounded with feedback inside the block
 //!   then           g −= δ·H[b, all]                                    one product of matrices for a tile of rows
 //! ```
@@ -19,8 +19,8 @@ use ndarray::{ArrayViewMut2, s};
 use serde::{Deserialize, Serialize};
 
 use super::QuantizeError;
-use super::block::{BlockHessian, State};
-use super::grid::{Grid, GridRows, largest_code};
+use super::block::{BlockHessian, Rule, State};
+use super::grid::{Grid, GridRows};
 use super::hessian::{Hessian, view};
 use super::tiles::{TILE_ROWS, map};
 use crate::quantize::{BLOCK, CodeFormat};
@@ -40,7 +40,7 @@ pub struct RefineOptions {
 impl Default for RefineOptions {
     fn default() -> RefineOptions {
         RefineOptions {
-            sweeps: 6,
+            sweeps: 3,
             searches: 1,
             tolerance: 0.002,
         }
@@ -57,13 +57,20 @@ pub struct Descent {
 }
 
 /// Other grids that a search tries: factor of the step, shift of the zero point.
-const GRIDS: [(f32, f32); 6] = [
+const GRIDS: [(f32, f32); 5] = [
     (1.0, 0.0),
     (0.94, 0.0),
     (1.06, 0.0),
     (1.0, -1.0),
     (1.0, 1.0),
-    (0.88, 0.0),
+];
+
+/// The same for grids with minima, whose place is fitted: a shift by half a step starts from the other side.
+const GRIDS_MINIMA: [(f32, f32); 4] = [
+    (1.0, 0.0),
+    (0.94, 0.0),
+    (1.06, 0.0),
+    (1.0, 0.5),
 ];
 
 /// Lowers the error of `grid` as an approximation of f32 `[rows, columns]` under a damped Hessian. No row's error rises.
@@ -103,7 +110,7 @@ struct Tile<'a> {
     blocks: &'a [BlockHessian],
     rows: GridRows<'a>,
     grids: &'static [(f32, f32)],
-    largest: f32,
+    rule: Rule,
     /// e, f32 [rows, columns].
     errors: Vec<f32>,
     /// e H, f32 [rows, columns].
@@ -124,11 +131,12 @@ impl<'a> Tile<'a> {
             blocks,
             rows,
             grids: match format {
-                CodeFormat::Int4 | CodeFormat::Int4Minima => &GRIDS,
+                CodeFormat::Int4 => &GRIDS,
+                CodeFormat::Int4Minima => &GRIDS_MINIMA,
                 CodeFormat::Int4Symmetric => &GRIDS[..3],
                 CodeFormat::Int8 => &[],
             },
-            largest: largest_code(format),
+            rule: Rule::of(format),
             errors: vec![0.0; weights.len()],
             gradients: vec![0.0; weights.len()],
         }
@@ -239,7 +247,7 @@ impl<'a> Tile<'a> {
         old.gradient
             .copy_from_slice(&self.gradients[first..first + BLOCK]);
         let grids = if is_search { self.grids } else { &[] };
-        let new = self.blocks[at].improve(&old, grids, self.largest);
+        let new = self.blocks[at].improve(&old, grids, self.rule);
         if new.change >= 0.0 {
             return 0.0;
         }

@@ -21,10 +21,10 @@ use super::mix::folded;
 use super::overlay::Overlay;
 use super::{Grid, QuantizeOptions, Quantized};
 use crate::checkpoint::Checkpoint;
-use crate::decoder::{DecoderSpec, LayerPart, Options};
+use crate::decoder::{DecoderSpec, LayerPart, Options, packed_dims};
 use crate::error::ForgeError;
 use crate::folder::{Progress, Step, Watch, report};
-use crate::quantize::{BLOCK, CodeFormat};
+use crate::quantize::CodeFormat;
 use crate::walk::Walk;
 use crate::weights::Weights;
 
@@ -223,18 +223,12 @@ pub fn raise(
     (raised, found)
 }
 
-/// Bytes of a matrix' codes, scales and zero points as the portable graph stores them.
+/// Bytes of a matrix as the fused graph stores it, which is the file that a vehicle maps.
 fn matrix_bytes(rows: usize, columns: usize, format: CodeFormat) -> u64 {
-    let blocks = columns / BLOCK;
-    let zeros = if format.has_zero_points() {
-        blocks.div_ceil(2)
-    } else {
-        0
-    };
-    (rows * (blocks * (format.block_bytes() + 4) + zeros)) as u64
+    packed_dims(rows, columns, format).iter().product::<i64>() as u64
 }
 
-/// Bytes of all matrices of a model as the portable graph stores them.
+/// Bytes of all matrices of a model as the fused graph stores them.
 pub fn stored_bytes(spec: &DecoderSpec, options: &QuantizeOptions) -> u64 {
     let tables = 1 + u64::from(spec.head.is_some());
     let mut bytes = tables * matrix_bytes(spec.vocab, spec.hidden, options.head);

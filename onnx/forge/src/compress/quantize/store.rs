@@ -1,7 +1,7 @@
 //! The work folder of a quantization: a file for each finished layer, so that a stopped run goes on where it was.
 //!
 //! ```text
-//!   WORK/layer.0003.safetensors   qkv.codes u8 · qkv.scales f32 · qkv.zeros u8 · qkv.fold f32 · … · changed vectors under their own names
+//!   WORK/layer.0003.safetensors   qkv.codes u8 · qkv.scales f32 · qkv.zeros u8 · qkv.minima f32 · qkv.fold f32 · … · changed vectors under their own names
 //!        layer.0003.json          what it is (fingerprint of model, texts and options), its report, and its time; written last
 //! ```
 
@@ -147,8 +147,8 @@ impl Store {
         let mut matrices = BTreeMap::new();
         let mut own = Vec::new();
         for (part, format) in found.formats {
-            let names = ["codes", "scales", "zeros"].map(|kind| tensor_name(part, kind));
-            let [Some(codes), Some(scales), Some(zeros)] =
+            let names = ["codes", "scales", "zeros", "minima"].map(|kind| tensor_name(part, kind));
+            let [Some(codes), Some(scales), Some(zeros), Some(minima)] =
                 names.each_ref().map(|name| tensor(name))
             else {
                 return Ok(None);
@@ -157,7 +157,7 @@ impl Store {
                 codes: codes.to_vec(),
                 scales: floats(scales),
                 zero_points: zeros.to_vec(),
-                minima: Vec::new(),
+                minima: floats(minima),
             };
             matrices.insert(part, (format, codes));
             own.extend(names);
@@ -240,6 +240,12 @@ fn tensors(layer: &LayerCodes) -> Vec<u8> {
             4,
             &bytes(&codes.scales),
         );
+        add(
+            tensor_name(*part, "minima"),
+            "F32",
+            4,
+            &bytes(&codes.minima),
+        );
     }
     for (part, scales) in &layer.folds {
         add(tensor_name(*part, "fold"), "F32", 4, &bytes(scales));
@@ -267,12 +273,13 @@ mod tests {
             codes: vec![seed; 32],
             scales: vec![f32::from(seed), 0.5],
             zero_points: if seed == 1 { vec![0x42] } else { Vec::new() },
-            minima: Vec::new(),
+            minima: if seed == 3 { vec![-0.5, 0.25] } else { Vec::new() },
         };
         LayerCodes {
             matrices: BTreeMap::from([
                 (LayerPart::Qkv, (CodeFormat::Int4, codes(1))),
                 (LayerPart::Down, (CodeFormat::Int8, codes(2))),
+                (LayerPart::Up, (CodeFormat::Int4Minima, codes(3))),
             ]),
             vectors: BTreeMap::from([("layers.3.input_norm.weight".into(), vec![1.5, -2.0])]),
             folds: BTreeMap::from([(LayerPart::Down, vec![0.5, 2.0])]),
