@@ -14,7 +14,7 @@
 //! | a Zenoh session that is told every byte | rmw_zenoh | samples, tokens and questions no good node would send | what is wrong is told, and costs no node |
 //! | a simulator in Python | simulator | /clock at 10 and 1000 Hz, pause, jump back, CARLA's dialect | the graph lives in simulated time |
 //! | llama.cpp and PyTorch, asked once | families | scores, tokens and greedy answers of Qwen2.5, Gemma 3 and MiniLM | imported models compute what they should |
-//! | onnxruntime 1.32.0 (Python) | compress, tasks | outputs of compressed folders | portable graphs and encoders run without us |
+//! | onnxruntime 1.32.0 (Python) | compress, tasks | outputs of compressed folders | portable graphs, detectors and encoders run without us |
 //! | people reading and speaking | voices | twelve recordings with transcripts | people are understood |
 //!
 //! The `ros2` command and the original rmw_zenoh_cpp are not here: no registry has them.

@@ -1,4 +1,4 @@
-//! Compressed encoders in a plain ONNX Runtime, from Python: their graphs are for everybody.
+//! Compressed detectors and encoders in a plain ONNX Runtime, from Python: their graphs are for everybody.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use llmasos_engine::ModelFolder;
 use llmasos_engine::text::Encoder;
+use llmasos_engine::vision::{DetectOptions, Detector, Picture};
 use serde_json::{Value, json};
 
 use crate::harness::run;
@@ -39,6 +40,67 @@ fn outputs(folder: &Path, inputs: &Value) -> BTreeMap<String, Vec<f32>> {
     let said = String::from_utf8_lossy(&done.stderr);
     assert!(done.status.success(), "{said}");
     serde_json::from_slice(&done.stdout).unwrap()
+}
+
+#[test]
+fn a_detector_sees_the_same_in_a_plain_onnx_runtime() {
+    let _alone = alone();
+    let root = tempfile::tempdir().unwrap();
+    let bytes = fs::read(tree("detector/held-out/0.png")).unwrap();
+    let picture = Picture::from_compressed(&bytes).unwrap();
+    let (width, height) = (picture.width(), picture.height());
+    let places = (0..height).flat_map(|y| (0..width).map(move |x| (x, y)));
+    let pixels: Vec<u8> = places
+        .flat_map(|(x, y)| picture.rgb(x, y).unwrap())
+        .collect();
+    let image =
+        json!({ "image": { "type": "f32", "dims": [1, height, width, 3], "data": pixels } });
+    for weights in ["int8-static", "fp16"] {
+        let out = root.path().join(weights);
+        let path = |path: &Path| path.display().to_string();
+        let words = [
+            "compress",
+            &path(&tree("detector/model")),
+            "-o",
+            &path(&out),
+            "--quantize",
+            weights,
+            "--images",
+            &path(&tree("detector/images")),
+            "--test-images",
+            &path(&tree("detector/held-out")),
+        ];
+        run(&words, LIMIT).expect_code(0);
+        let found = outputs(&out, &image);
+        let (boxes, scores) = (&found["boxes"], &found["scores"]);
+        let classes = scores.len() / (boxes.len() / 4);
+        let things = || scores.iter().enumerate().filter(|(at, _)| at % classes > 0);
+        let theirs = things().map(|(_, score)| *score).fold(0.0, f32::max);
+        let mut detector = Detector::load(&runtime(), &ModelFolder::open(&out).unwrap()).unwrap();
+        let seen = detector
+            .detect(&picture, &DetectOptions::default())
+            .unwrap();
+        let ours = &seen.items[0];
+        assert!(
+            (ours.score - theirs).abs() < ERROR,
+            "{weights}: {} {theirs}",
+            ours.score
+        );
+        // Codes of 8 bits give several boxes the very same score: ours has to be one of these.
+        let side = width as f32;
+        let best = things().filter(|(_, score)| theirs - **score < ERROR);
+        let is_one_of_theirs = best.clone().any(|(at, _)| {
+            let theirs = &boxes[at / classes * 4..][..4];
+            let corners = [1, 0, 3, 2].map(|one: usize| (theirs[one] * side).clamp(0.0, side));
+            let mut pairs = ours.bbox.iter().zip(corners);
+            at % classes == ours.label_id as usize && pairs.all(|(a, b)| (a - b).abs() < 0.05)
+        });
+        assert!(
+            is_one_of_theirs,
+            "{weights}: {ours:?} is none of {} boxes",
+            best.count()
+        );
+    }
 }
 
 #[test]

@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use super::child;
 use crate::models::{Event, Models, Reporter, size_words};
 pub use conversion::CONVERSION;
-pub use ways::{WAYS, Way};
+pub use ways::{MIXED, WAYS, Way};
 
 /// What to measure.
 #[derive(Debug)]
@@ -39,6 +39,8 @@ pub struct Plan<'a> {
     pub sequences: usize,
     /// Tokens that each is calibrated with.
     pub calibration_tokens: u64,
+    /// Largest graph of the way [`MIXED`], as `compress` takes it.
+    pub budget: &'a str,
     /// Threads.
     pub threads: usize,
     /// Whose quantizers are measured beside ours.
@@ -97,7 +99,11 @@ pub fn measure(
         }
         let given = way.model.map(Path::new).or(original.as_deref());
         let given = given.context("there is no model for this way")?;
-        let outcome = compress(plan, given, &out, way.flags, reporter);
+        let mut flags = way.flags.to_vec();
+        if way.name == MIXED {
+            flags.extend(["--budget", plan.budget]);
+        }
+        let outcome = compress(plan, given, &out, &flags, reporter);
         if reporter.is_cancelled() {
             bail!("stopped after {} of {} ways", rows.len(), plan.ways.len());
         }

@@ -11,6 +11,9 @@ pub struct Way {
     pub model: Option<&'static str>,
 }
 
+/// The way that has a budget.
+pub const MIXED: &str = "mixed";
+
 const DETECTOR: &str = "ssd-mobilenet-v2-coco";
 const MINILM: &str = "minilm-l6-v2-fp32";
 
@@ -31,7 +34,7 @@ const fn of(model: &'static str, name: &'static str, flags: &'static [&'static s
 }
 
 /// All of them, from the plainest on; those of a detector or encoder last.
-pub const WAYS: [Way; 20] = [
+pub const WAYS: [Way; 21] = [
     way("int4 rtn", &["--quantize", "int4", "--method", "rtn"]),
     way(
         "int4 importance",
@@ -41,9 +44,10 @@ pub const WAYS: [Way; 20] = [
     way("int4 gptq", &["--quantize", "int4", "--method", "gptq"]),
     way("int4 best", &["--quantize", "int4", "--method", "best"]),
     way(
-        "mixed 111 MB",
-        &["--quantize", "mixed", "--budget", "111MB"],
+        "int4-minima best",
+        &["--quantize", "int4-minima", "--method", "best"],
     ),
+    way(MIXED, &["--quantize", "mixed"]),
     way("int8", &["--quantize", "int8"]),
     way("int8 kv int8", &["--quantize", "int8", "--kv", "int8"]),
     way("int8 dynamic", &["--quantize", "int8-dynamic"]),
@@ -76,8 +80,8 @@ pub const WAYS: [Way; 20] = [
     ),
     of(
         DETECTOR,
-        "detector int8 percentile",
-        &["--quantize", "int8-static", "--calibrate", "percentile"],
+        "detector int8 minmax",
+        &["--quantize", "int8-static", "--calibrate", "minmax"],
     ),
     of(
         DETECTOR,
@@ -88,8 +92,8 @@ pub const WAYS: [Way; 20] = [
     of(MINILM, "minilm int8 static", &["--quantize", "int8-static"]),
     of(
         MINILM,
-        "minilm int8 percentile",
-        &["--quantize", "int8-static", "--calibrate", "percentile"],
+        "minilm int8 minmax",
+        &["--quantize", "int8-static", "--calibrate", "minmax"],
     ),
     of(
         MINILM,

@@ -30,6 +30,9 @@ pub(super) struct Args {
     /// Tokens that each is calibrated with
     #[arg(long, value_name = "N", default_value = "32k", value_parser = crate::cmd::compress::count)]
     calibration_tokens: u64,
+    /// Largest graph of the way that mixes 4 and 8 bits
+    #[arg(long, value_name = "SIZE", default_value = "111MB")]
+    budget: String,
     /// Threads; all processors by default
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
@@ -68,6 +71,7 @@ fn bench(args: &Args, cancel: Cancel) -> Result<ExitCode> {
         converts: args.only.is_empty() || args.only.iter().any(|name| name == CONVERSION),
         sequences: args.sequences,
         calibration_tokens: args.calibration_tokens,
+        budget: &args.budget,
         threads: args.threads.map_or_else(all, NonZeroUsize::get),
         against: args.against.clone(),
         catalogues: &args.catalogue,

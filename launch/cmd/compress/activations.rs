@@ -4,7 +4,7 @@
 //! - quantize: { weights: int8-static, calibrate: { percentile: 99.99 }, max_error: 3%, keep_float: [c1/Conv], unknown: refuse }
 //! ```
 
-use llmasos_forge::static_int8::{OnUnknown, RangeMethod, StaticOptions};
+use llmasos_forge::static_int8::{DEFAULT_PERCENT, OnUnknown, RangeMethod, StaticOptions};
 
 use super::quantity;
 use crate::models::{
@@ -12,14 +12,12 @@ use crate::models::{
     yaml::{Fields, Node},
 };
 
-/// What a percentile is where only the word is written: one value in ten thousand is cut off.
-const PERCENT: f64 = 99.99;
 /// Most names of nodes.
 const MAX_NAMES: usize = 4096;
 
 const WORDS: &[(&str, RangeMethod)] = &[
     ("minmax", RangeMethod::MinMax),
-    ("percentile", RangeMethod::Percentile(PERCENT)),
+    ("percentile", RangeMethod::Percentile(DEFAULT_PERCENT)),
     ("entropy", RangeMethod::Entropy),
 ];
 const UNKNOWN: &[(&str, OnUnknown)] = &[("keep", OnUnknown::Keep), ("refuse", OnUnknown::Refuse)];
@@ -36,7 +34,7 @@ pub(super) const FIELDS: [&str; 5] = [
 /// The same as flags.
 #[derive(Debug, Default, clap::Args)]
 pub(super) struct ActivationFlags {
-    /// How ranges of activations are chosen, with --quantize int8-static: minmax, percentile, percentile=99.9 or entropy [default: minmax]
+    /// How ranges of activations are chosen, with --quantize int8-static: minmax, percentile, percentile=99.9 or entropy [default: percentile=99.99]
     #[arg(long, value_name = "HOW", requires = "quantize", value_parser = ranges)]
     calibrate: Option<RangeMethod>,
     /// Keep nodes in float, the most sensitive first, until no output is further off than this, with --quantize int8-static

@@ -28,10 +28,11 @@ pub(super) struct StepFlags {
     /// Store weights so
     #[arg(long, value_enum, value_name = "WEIGHTS")]
     quantize: Option<BitsWord>,
-    /// How 4-bit codes are chosen [default: best for int4 and mixed, awq behind a mask]
+    /// How 4-bit codes are chosen [default: best for int4 and mixed, awq behind a mask; rtn for int4-minima, which takes weights that were
+    /// published so without loss]
     #[arg(long, value_enum, requires = "quantize")]
     method: Option<MethodWord>,
-    /// Largest folder, with --quantize mixed
+    /// Largest graph of those that are mapped, with --quantize mixed
     #[arg(long, value_name = "SIZE", requires = "quantize", value_parser = quantity::bytes)]
     budget: Option<u64>,
     /// Store keys and values so
@@ -82,7 +83,7 @@ pub(super) struct StepFlags {
 enum BitsWord {
     /// 4 bits and a zero point per block of 32, embedding and head 8 bits
     Int4,
-    /// 4 bits, a scale and a minimum per block of 32: 5 bits a weight
+    /// 4 bits, a scale and a minimum per block of 32: 5 bits a weight, half of int4's loss or less
     Int4Minima,
     /// 8 bits per block of 32
     Int8,

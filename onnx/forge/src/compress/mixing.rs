@@ -15,10 +15,10 @@ use serde_json::{Value, json};
 use super::coding::{Chosen, detail, options};
 use super::job::Tools;
 use super::quantize::{
-    Budget, QuantizeOptions, QuantizeReport, Quantized, Sensitivity, mix, quantize, raise, sensitivities,
-    stored_bytes,
+    Budget, QuantizeOptions, QuantizeReport, Quantized, Sensitivity, mix, quantize, raise,
+    sensitivities, stored_bytes,
 };
-use super::recipe::{QuantizeStep, word};
+use super::recipe::{Method, QuantizeStep, word};
 use crate::checkpoint::{Checkpoint, Constant, constants};
 use crate::decoder::LayerPart;
 use crate::error::ForgeError;
@@ -60,8 +60,15 @@ impl Mixes {
         };
         let least = |options: &_| stored_bytes(input.spec(), options) + other_bytes(input);
         let (runtime, texts) = (tools.runtime, tools.calibration);
-        let mut options = with(CodeFormat::Int4Minima);
-        if step.budget_bytes.is_some_and(|budget| budget < least(&options)) {
+        let mut options = with(match step.method {
+            Method::Best | Method::Gptq => CodeFormat::Int4Minima,
+            // These may stand behind a mask, and with minima its zeros have no code.
+            Method::Rtn | Method::Importance | Method::Awq => CodeFormat::Int4,
+        });
+        if step
+            .budget_bytes
+            .is_some_and(|budget| budget < least(&options))
+        {
             options = with(CodeFormat::Int4);
         }
         let place = tools.kept.join("base");

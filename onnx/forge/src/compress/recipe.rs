@@ -113,7 +113,7 @@ pub struct QuantizeStep {
     pub weights: Bits,
     /// How codes are chosen.
     pub method: Method,
-    /// Largest folder, in bytes.
+    /// Largest graph of those that are mapped, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget_bytes: Option<u64>,
     /// Keys and values in 8 bits with one scale a channel.

@@ -32,8 +32,8 @@ pub use fused::{fused, fused_is_possible};
 pub use pieces::{Look, head, layer};
 pub(crate) use pieces::{STREAM, widths as pieces_widths};
 pub use portable::portable;
-pub use tiles::dims as packed_dims;
 pub use spec::{Activation, DecoderSpec, LayerSpec, Linear, Norm, NormKind, Rotary};
+pub use tiles::dims as packed_dims;
 
 /// A description and a file that do not fit together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

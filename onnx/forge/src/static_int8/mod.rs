@@ -59,7 +59,8 @@ pub use agreement::{
 };
 pub use error::StaticError;
 pub use options::{
-    MAX_ERROR_SAMPLES, MIN_PERCENT, OnUnknown, ProductForm, RangeMethod, StaticOptions,
+    DEFAULT_PERCENT, MAX_ERROR_SAMPLES, MIN_PERCENT, OnUnknown, ProductForm, RangeMethod,
+    StaticOptions,
 };
 pub use output::{NewModel, write_folder};
 pub use report::{LeftReport, NodeReport, StaticReport, ValueReport};

@@ -12,19 +12,28 @@ use super::StaticError;
 pub const MAX_ERROR_SAMPLES: usize = 256;
 /// Least percentile: below it, what is cut off is no outlier any more.
 pub const MIN_PERCENT: f64 = 90.0;
+/// The percentile unless somebody says otherwise.
+pub const DEFAULT_PERCENT: f64 = 99.99;
 
 /// How the range of an activation is chosen from its histogram.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RangeMethod {
     /// Least and greatest value seen: nothing is cut off.
-    #[default]
     MinMax,
     /// The range that holds this part of all values, in percent: 99.99 cuts off one in ten thousand.
     Percentile(f64),
     /// The range whose 8-bit histogram loses the least information (Kullback-Leibler divergence): S. Migacz, "8-bit Inference with
     /// TensorRT", GTC 2017.
     Entropy,
+}
+
+impl Default for RangeMethod {
+    /// One value in ten thousand is cut off: a single large one would make all steps coarse. The detector of the catalogue agreed with its
+    /// original by 0.75 so, by 0.65 without; MiniLM by 0.993 either way.
+    fn default() -> RangeMethod {
+        RangeMethod::Percentile(DEFAULT_PERCENT)
+    }
 }
 
 /// What happens when a graph has operators that the pass does not know.

@@ -232,10 +232,7 @@ impl BlockHessian {
             return false;
         }
         // What rounding left of both, and what it does to the error.
-        let (step, start) = (
-            scale - state.scale,
-            state.scale * state.zero - scale * zero,
-        );
+        let (step, start) = (scale - state.scale, state.scale * state.zero - scale * zero);
         let mut delta = [0.0_f32; BLOCK];
         let mut push = [0.0_f32; BLOCK];
         for lane in 0..BLOCK {

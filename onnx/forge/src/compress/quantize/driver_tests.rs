@@ -111,17 +111,17 @@ fn every_family_folds_without_changing_its_answers() {
 fn codes_are_what_the_checkpoint_says() {
     let root = tempfile::tempdir().unwrap();
     let checkpoint = imported(&root.path().join("a"), &toys::gated("llama", 2));
-    for (number, method) in [
+    let methods = [
         Method::Rtn,
         Method::Importance,
         Method::Awq,
         Method::Gptq,
         Method::Best,
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let mut options = options(method, CodeFormat::Int4);
+    ];
+    let formats = [CodeFormat::Int4, CodeFormat::Int4Minima];
+    let all = formats.map(|format| methods.map(|method| (method, format)));
+    for (number, (method, format)) in all.into_iter().flatten().enumerate() {
+        let mut options = options(method, format);
         options.raised = BTreeSet::from([(0, LayerPart::Down), (1, LayerPart::Up)]);
         let (quantized, report) = run(&checkpoint, &options, &root.path().join(number.to_string()));
         assert_eq!((report.matrices.len(), report.tokens), (10, 1024));
@@ -313,7 +313,7 @@ fn a_mix_keeps_the_codes_that_stay() {
     let errors =
         [&base, &few, &all].map(|made| distance(&before, &scores(made.checkpoint(), root.path())));
     assert!(
-        errors[2] < 0.02 && errors[2] < errors[0] / 2.0,
+        errors[2] < 0.02 && errors[2] < errors[0] * 0.7,
         "{errors:?}"
     );
     assert_eq!(all.layer_seconds().unwrap().len(), 2);

@@ -131,11 +131,7 @@ impl Grid {
         let mut out = Vec::with_capacity(self.codes.len());
         let steps = self.scales.iter().zip(&self.zeros);
         for (block, (&scale, &zero)) in self.codes.as_chunks::<BLOCK>().0.iter().zip(steps) {
-            out.extend(
-                block
-                    .iter()
-                    .map(|&code| scale * (f32::from(code) - zero)),
-            );
+            out.extend(block.iter().map(|&code| scale * (f32::from(code) - zero)));
         }
         out
     }
@@ -185,7 +181,9 @@ impl Grid {
                 .collect()
         } else if format.has_minima() {
             let steps = codes.scales.iter().zip(&codes.minima);
-            steps.map(|(scale, minimum)| zero_of(*scale, *minimum)).collect()
+            steps
+                .map(|(scale, minimum)| zero_of(*scale, *minimum))
+                .collect()
         } else {
             vec![f32::from(middle_code(format)); codes.scales.len()]
         };

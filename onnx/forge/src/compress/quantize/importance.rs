@@ -170,7 +170,13 @@ fn fit_line(
     for at in 0..BLOCK {
         let (count, code, weight) = (counts[at], codes[at], block[at]);
         let counted = count * code;
-        let parts = [count, counted, counted * code, count * weight, counted * weight];
+        let parts = [
+            count,
+            counted,
+            counted * code,
+            count * weight,
+            counted * weight,
+        ];
         for (sum, part) in sums.iter_mut().zip(parts) {
             sum[at % LANES] += part;
         }

@@ -66,12 +66,7 @@ const GRIDS: [(f32, f32); 5] = [
 ];
 
 /// The same for grids with minima, whose place is fitted: a shift by half a step starts from the other side.
-const GRIDS_MINIMA: [(f32, f32); 4] = [
-    (1.0, 0.0),
-    (0.94, 0.0),
-    (1.06, 0.0),
-    (1.0, 0.5),
-];
+const GRIDS_MINIMA: [(f32, f32); 4] = [(1.0, 0.0), (0.94, 0.0), (1.06, 0.0), (1.0, 0.5)];
 
 /// Lowers the error of `grid` as an approximation of f32 `[rows, columns]` under a damped Hessian. No row's error rises.
 ///

@@ -273,7 +273,11 @@ mod tests {
             codes: vec![seed; 32],
             scales: vec![f32::from(seed), 0.5],
             zero_points: if seed == 1 { vec![0x42] } else { Vec::new() },
-            minima: if seed == 3 { vec![-0.5, 0.25] } else { Vec::new() },
+            minima: if seed == 3 {
+                vec![-0.5, 0.25]
+            } else {
+                Vec::new()
+            },
         };
         LayerCodes {
             matrices: BTreeMap::from([
