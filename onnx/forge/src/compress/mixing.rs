@@ -25,8 +25,9 @@ use crate::error::ForgeError;
 use crate::folder::Watch;
 use crate::quantize::CodeFormat;
 
-/// Sequences on which the cost of each matrix is measured: it is the order that counts, not the digits.
-const SENSITIVITY_SEQUENCES: usize = 4;
+/// Sequences on which the cost of each matrix is measured: it is the order that counts, not the digits, and a measurement takes as many walks
+/// through a layer as there are matrices before it.
+const SENSITIVITY_SEQUENCES: usize = 1;
 /// What a graph has beside matrices and vectors, in bytes, with room to spare.
 const GRAPH_BYTES: u64 = 1 << 20;
 /// Without a budget, 8 bits may take so much more, as a share of what 4 bits take.

@@ -147,6 +147,44 @@ fn each_method_errs_less_than_the_one_before() {
 }
 
 #[test]
+fn minima_err_less_than_zero_points() {
+    let (weights, hessian) = problem(64, 96, 12);
+    let (damped, factor) = hessian.factor(0.01).unwrap();
+    let errors = [CodeFormat::Int4, CodeFormat::Int4Minima].map(|format| {
+        let mut grid = importance(&weights, &damped.diagonal(), format).unwrap();
+        gptq(&weights, &factor, &mut grid).unwrap();
+        refine(&weights, &damped, &mut grid, RefineOptions::default()).unwrap();
+        naive_error(&weights, &grid, &damped)
+    });
+    assert!(errors[1] < 0.9 * errors[0], "{errors:?}");
+}
+
+#[test]
+fn minima_hold_weights_far_from_zero() {
+    // All alike, alike but for one, all beyond one side of 0, and nothing at all.
+    let alike = [0.7_f32; 32];
+    let mut one = [-3.0_f32; 32];
+    one[9] = -2.9;
+    let beyond: Vec<f32> = (0..32).map(|at| 5.0 + at as f32 / 32.0).collect();
+    let weights = [alike.to_vec(), one.to_vec(), beyond, vec![0.0; 32]].concat();
+    let hessian = Hessian::new(32, (0..1024).map(|at| f32::from(at % 33 == 0)).collect()).unwrap();
+    let (damped, factor) = hessian.factor(0.01).unwrap();
+    let nearest = round_to_nearest(&weights, 32, CodeFormat::Int4Minima).unwrap();
+    let mut searched = importance(&weights, &[1.0; 32], CodeFormat::Int4Minima).unwrap();
+    gptq(&weights, &factor, &mut searched).unwrap();
+    refine(&weights, &damped, &mut searched, RefineOptions::default()).unwrap();
+    for grid in [nearest, searched] {
+        let packed = Grid::unpack(&grid.pack(), 32, CodeFormat::Int4Minima);
+        for values in [grid.floats(), packed.floats()] {
+            for (at, (value, weight)) in values.iter().zip(&weights).enumerate() {
+                let step = if (64..96).contains(&at) { 0.04 } else { 0.004 };
+                assert!((value - weight).abs() < step, "{at}: {value} {weight}");
+            }
+        }
+    }
+}
+
+#[test]
 fn no_single_code_improves_a_refined_matrix() {
     let (weights, hessian) = problem(3, 64, 9);
     let (damped, factor) = hessian.factor(0.01).unwrap();
