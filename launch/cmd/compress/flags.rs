@@ -83,7 +83,7 @@ pub(super) struct StepFlags {
 enum BitsWord {
     /// 4 bits and a zero point per block of 32, embedding and head 8 bits
     Int4,
-    /// 4 bits, a scale and a minimum per block of 32: 5 bits a weight, half of int4's loss or less
+    /// 4 bits, a scale and a minimum per block of 32: 5 bits a weight, with less loss than int4
     Int4Minima,
     /// 8 bits per block of 32
     Int8,
