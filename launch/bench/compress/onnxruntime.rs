@@ -32,12 +32,7 @@ use crate::models::{Event, FetchPolicy, Models, Reporter};
 /// What is installed.
 const PACKAGES: [&str; 3] = ["onnxruntime==1.32.0", "onnx==1.23.2", "numpy==2.4.6"];
 const VERSION: &str = "1.32.0";
-/// Its presence says that the packages are installed.
-const MARK: &str = "installed";
 const SCRIPT: &str = include_str!("ort.py");
-/// What to do when it cannot be installed.
-const NEXT: &str = "Next: install Python 3 with venv and pip (Debian, Ubuntu: apt install python3-venv) and run the same command again where \
-                    there is a network; or leave `--against` out";
 /// Most samples written for it: all of them lie in its memory at once.
 const MAX_SAMPLES: usize = 512;
 
@@ -88,19 +83,8 @@ pub(super) fn rows(
 /// The Python of a virtual environment with the quantizer.
 fn install(models: &Models, reporter: &mut dyn Reporter) -> Result<PathBuf> {
     let id = format!("ort-{VERSION}");
-    let dir = models.store().root().join("peers").join(&id);
-    fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
-    let _held = models.store().lock(&id, reporter)?;
-    let (mark, packages) = (dir.join(MARK), PACKAGES.join(" "));
-    if !fs::read_to_string(&mark).is_ok_and(|text| text == packages) {
-        reporter.event(Event::Note {
-            text: "installing onnxruntime's quantizer beside the cache",
-        });
-        let log = dir.join("install.log");
-        tools::new_log(&log)?;
-        tools::install(&dir.join("venv"), &PACKAGES, NEXT, &log, reporter)?;
-        fs::write(&mark, packages).with_context(|| format!("writing {}", mark.display()))?;
-    }
+    let peer = ("onnxruntime's quantizer", id.as_str());
+    let dir = tools::python_peer(models, peer, &PACKAGES, reporter)?;
     Ok(dir.join("venv/bin/python"))
 }
 

@@ -1,14 +1,19 @@
 //! Programs of others: run with a log, stopped by Ctrl-C, and found or installed beside the peer when this computer has none.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use crate::models::{Event, Reporter};
+use crate::models::{Event, Models, Reporter};
 
+/// Its presence says that the packages of a peer are installed.
+const MARK: &str = "installed";
+/// What to do when they cannot be.
+const NEXT_PYTHON: &str = "Next: install Python 3 with venv and pip (Debian, Ubuntu: apt install python3-venv) and run the same command again where \
+                    there is a network; or leave `--against` out";
 /// Pause between two looks at a running program.
 const POLL: Duration = Duration::from_millis(100);
 /// Lines of a log that an error repeats.
@@ -158,11 +163,34 @@ pub(super) fn list(numbers: &[usize]) -> String {
     words.join(",")
 }
 
-/// Python packages in a virtual environment of their own.
+/// The folder of a peer in the cache, whose `venv` has these Python packages: installed once, by one process at a time. `name` is what people
+/// call it, `id` the folder's name.
 ///
 /// # Errors
-/// When Python cannot make one or fetch them, with `next` as the next step.
-pub(crate) fn install(
+/// When Python cannot make a virtual environment or fetch the packages, with the next step.
+pub(crate) fn python_peer(
+    models: &Models,
+    (name, id): (&str, &str),
+    packages: &[&str],
+    reporter: &mut dyn Reporter,
+) -> Result<PathBuf> {
+    let dir = models.store().root().join("peers").join(id);
+    fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
+    let _held = models.store().lock(id, reporter)?;
+    let (mark, wanted) = (dir.join(MARK), packages.join(" "));
+    if !fs::read_to_string(&mark).is_ok_and(|text| text == wanted) {
+        let text = &format!("installing {name} beside the cache");
+        reporter.event(Event::Note { text });
+        let log = dir.join("install.log");
+        new_log(&log)?;
+        install(&dir.join("venv"), packages, NEXT_PYTHON, &log, reporter)?;
+        fs::write(&mark, wanted).with_context(|| format!("writing {}", mark.display()))?;
+    }
+    Ok(dir)
+}
+
+/// Python packages in a virtual environment of their own; errors end with `next`, the next step.
+fn install(
     dir: &Path,
     packages: &[&str],
     next: &str,

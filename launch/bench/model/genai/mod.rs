@@ -14,20 +14,15 @@ use super::{
     series::Round,
     tools::{self, list},
 };
-use crate::models::{Event, FetchPolicy, Models, Reporter};
+use crate::models::{FetchPolicy, Models, Reporter};
 
 /// Name in results.
 pub(super) const NAME: &str = "genai";
 /// What is installed.
 const PACKAGES: [&str; 3] = ["onnxruntime-genai==0.18.0", "onnx==1.23.2", "numpy==2.4.6"];
 const VERSION: &str = "0.18.0";
-/// Its presence says that the packages are installed.
-const MARK: &str = "installed";
 /// What is run.
 const SCRIPT: &str = include_str!("genai.py");
-/// What to do when it cannot be installed.
-const NEXT: &str = "Next: install Python 3 with venv and pip (Debian, Ubuntu: apt install python3-venv) and run the same command again where \
-                    there is a network; or leave `--against` out";
 
 /// An installed onnxruntime-genai and the model it runs.
 #[derive(Debug)]
@@ -51,19 +46,8 @@ impl Genai {
     ) -> Result<Genai> {
         let folder = models.ensure(name, FetchPolicy::Auto, reporter)?;
         let id = format!("genai-{VERSION}");
-        let dir = models.store().root().join("peers").join(&id);
-        fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
-        let _held = models.store().lock(&id, reporter)?;
-        let (mark, packages) = (dir.join(MARK), PACKAGES.join(" "));
-        if !fs::read_to_string(&mark).is_ok_and(|text| text == packages) {
-            reporter.event(Event::Note {
-                text: "installing onnxruntime-genai beside the cache",
-            });
-            let log = dir.join("install.log");
-            tools::new_log(&log)?;
-            tools::install(&dir.join("venv"), &PACKAGES, NEXT, &log, reporter)?;
-            fs::write(&mark, packages).with_context(|| format!("writing {}", mark.display()))?;
-        }
+        let peer = ("onnxruntime-genai", id.as_str());
+        let dir = tools::python_peer(models, peer, &PACKAGES, reporter)?;
         let script = dir.join("genai.py");
         fs::write(&script, SCRIPT).with_context(|| format!("writing {}", script.display()))?;
         Ok(Genai {

@@ -116,6 +116,33 @@ fn search(block: &[f32; BLOCK], importance: &[f32; BLOCK], format: CodeFormat) -
     best
 }
 
+impl Candidate {
+    /// With what it errs.
+    fn new(
+        block: &[f32; BLOCK],
+        counts: &[f32; BLOCK],
+        codes: [f32; BLOCK],
+        (scale, zero): (f32, f32),
+    ) -> Candidate {
+        let mut errors = [0.0_f32; LANES];
+        for at in 0..BLOCK {
+            let error = block[at] - scale * (codes[at] - zero);
+            errors[at % LANES] += counts[at] * error * error;
+        }
+        Candidate {
+            codes,
+            scale,
+            zero,
+            error: errors.iter().sum(),
+        }
+    }
+}
+
+fn nearest_codes(block: &[f32; BLOCK], scale: f32, zero: f32, largest: f32) -> [f32; BLOCK] {
+    let place = places(scale, zero);
+    block.map(|weight| nearest(place(weight), largest))
+}
+
 /// Codes for a step and a zero point, the step that then errs least, and its error.
 fn fit(
     block: &[f32; BLOCK],
@@ -124,11 +151,7 @@ fn fit(
     zero: f32,
     largest: f32,
 ) -> Candidate {
-    let place = places(scale, zero);
-    let mut codes = [0.0_f32; BLOCK];
-    for (code, &weight) in codes.iter_mut().zip(block) {
-        *code = nearest(place(weight), largest);
-    }
+    let codes = nearest_codes(block, scale, zero, largest);
     let (mut products, mut squares) = ([0.0_f32; LANES], [0.0_f32; LANES]);
     for at in 0..BLOCK {
         let offset = codes[at] - zero;
@@ -139,17 +162,7 @@ fn fit(
     let (product, square) = (products.iter().sum::<f32>(), squares.iter().sum::<f32>());
     let best = if square > 0.0 { product / square } else { 0.0 };
     let scale = half_scale(best);
-    let mut errors = [0.0_f32; LANES];
-    for at in 0..BLOCK {
-        let error = block[at] - scale * (codes[at] - zero);
-        errors[at % LANES] += counts[at] * error * error;
-    }
-    Candidate {
-        codes,
-        scale,
-        zero,
-        error: errors.iter().sum(),
-    }
+    Candidate::new(block, counts, codes, (scale, zero))
 }
 
 /// The same where the minimum is free too: the line through codes and weights, by weighted least squares.
@@ -160,11 +173,7 @@ fn fit_line(
     zero: f32,
     largest: f32,
 ) -> Candidate {
-    let place = places(scale, zero);
-    let mut codes = [0.0_f32; BLOCK];
-    for (code, &weight) in codes.iter_mut().zip(block) {
-        *code = nearest(place(weight), largest);
-    }
+    let codes = nearest_codes(block, scale, zero, largest);
     // Σ count·(1, q, q², w, q·w)
     let mut sums = [[0.0_f32; LANES]; 5];
     for at in 0..BLOCK {
@@ -193,17 +202,7 @@ fn fit_line(
             (fitted, fitted_zero) = (step, start);
         }
     }
-    let mut errors = [0.0_f32; LANES];
-    for at in 0..BLOCK {
-        let error = block[at] - fitted * (codes[at] - fitted_zero);
-        errors[at % LANES] += counts[at] * error * error;
-    }
-    Candidate {
-        codes,
-        scale: fitted,
-        zero: fitted_zero,
-        error: errors.iter().sum(),
-    }
+    Candidate::new(block, counts, codes, (fitted, fitted_zero))
 }
 
 /// Sums that are kept apart, so that the compiler can keep them in vectors.
