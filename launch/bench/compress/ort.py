@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from onnx import TensorProto
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -46,7 +47,8 @@ def main() -> None:
     model, samples, out, form, width = sys.argv[1:]
     options = {"per_channel": True, "reduce_range": width == "reduced", "weight_type": QuantType.QInt8}
     if form == "dynamic":
-        quantize_dynamic(model, out, **options)
+        # Its shape inference does not know the fused operators.
+        quantize_dynamic(model, out, extra_options={"DefaultTensorType": TensorProto.FLOAT}, **options)
         return
     quantize_static(
         model,
