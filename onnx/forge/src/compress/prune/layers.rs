@@ -105,9 +105,9 @@ impl Method for Layers {
     }
 }
 
-/// Texts with no more tokens than scores need.
-fn short(texts: &[Vec<u32>]) -> Vec<Vec<u32>> {
-    let mut left = SCORE_TOKENS;
+/// The first tokens of the texts.
+pub(super) fn short(texts: &[Vec<u32>], tokens: usize) -> Vec<Vec<u32>> {
+    let mut left = tokens;
     let mut short = Vec::new();
     for text in texts {
         let length = text.len().min(left);
@@ -142,7 +142,7 @@ fn by_influence(
 ) -> Result<Vec<usize>, ForgeError> {
     let spec = ground.model.spec();
     let walk = ground.walk(spec, ground.model.weights());
-    let texts = short(ground.texts);
+    let texts = short(ground.texts, SCORE_TOKENS);
     let start = ground.embed(&texts)?;
     let mut left: Vec<usize> = (0..spec.layers.len()).collect();
     for round in 0..count {
@@ -205,7 +205,7 @@ fn by_divergence(
 ) -> Result<Vec<usize>, ForgeError> {
     let spec = ground.model.spec();
     let walk = ground.walk(spec, ground.model.weights());
-    let texts = short(ground.texts);
+    let texts = short(ground.texts, SCORE_TOKENS);
     let tokens: usize = texts.iter().map(Vec::len).sum();
     let stride = tokens.div_ceil(SCORED_POSITIONS).max(1);
     let start = ground.embed(&texts)?;
@@ -235,13 +235,13 @@ fn by_divergence(
 }
 
 /// Every `stride`-th state.
-fn some(states: &[Vec<f32>], hidden: usize, stride: usize) -> Vec<f32> {
+pub(super) fn some(states: &[Vec<f32>], hidden: usize, stride: usize) -> Vec<f32> {
     let rows = states.iter().flat_map(|states| states.chunks_exact(hidden));
     rows.step_by(stride).flatten().copied().collect()
 }
 
 /// Mean KL(original ‖ candidate) of the predictions from states `[positions, hidden]`.
-fn divergences(
+pub(super) fn divergences(
     mut head: Head,
     original: &[f32],
     candidates: &[Vec<f32>],
@@ -314,7 +314,7 @@ mod tests {
     #[test]
     fn short_texts_end_where_scores_have_enough() {
         let texts = vec![vec![1; SCORE_TOKENS - 2], vec![2; 5], vec![3; 5]];
-        let lengths: Vec<usize> = short(&texts).iter().map(Vec::len).collect();
+        let lengths: Vec<usize> = short(&texts, SCORE_TOKENS).iter().map(Vec::len).collect();
         assert_eq!(lengths, [SCORE_TOKENS - 2, 2]);
     }
 }

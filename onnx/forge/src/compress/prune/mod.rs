@@ -24,6 +24,7 @@ mod normal;
 mod overlay;
 mod refit;
 mod side;
+mod spread;
 mod surgeon;
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,7 @@
 //!   surgeon     what is lost after all others have made good what they can (see `surgeon`), one neuron after the other
 //!
 //!   uniform     the same share of every layer
-//!   global      32 at a time from the layer that loses least by it, relative to its stream: layers get different widths
+//!   global      32 at a time from the layer whose predictions change least by it (see `spread`): layers get different widths
 //! ```
 
 use std::path::Path;
@@ -20,17 +20,16 @@ use super::normal::Normal;
 use super::overlay::Changed;
 use super::refit::{columns, cut, fit, others, rows};
 use super::side::{Ground, Method, Plan, Side, resize, write};
+use super::spread::allocate;
 use super::surgeon::Surgeon;
 use super::{FitError, LayerReport, PruneError, PruneOptions, wrong};
 use crate::checkpoint::{Checkpoint, layer_weight};
 use crate::decoder::LayerPart;
 use crate::error::ForgeError;
-use crate::folder::{Progress, Step, Watch, report};
+use crate::folder::Watch;
 
 /// Neurons that a layer keeps are a multiple of this: rows of a packed group, weights of a block.
 pub(super) const UNIT: usize = 32;
-/// Share of its neurons that a layer keeps at least when layers differ.
-const MIN_SHARE: f64 = 0.25;
 /// Damping of the surgeon where nothing is fitted afterwards.
 const DAMPING: f64 = 0.01;
 
@@ -64,14 +63,8 @@ pub enum NeuronScore {
 pub enum Spread {
     /// The same part of each.
     Uniform,
-    /// Where it costs least.
+    /// Where predictions change least.
     Global,
-}
-
-/// Neurons that go, the first to go first, and the error after each.
-struct Ranking {
-    order: Vec<usize>,
-    costs: Vec<f64>,
 }
 
 pub(super) fn prune(
@@ -166,8 +159,7 @@ impl Method for Neurons {
             }
             false => None,
         };
-        let ranking = rank(ground, index, self.score, normal.as_ref(), width - left)?;
-        let mut gone = ranking.order;
+        let mut gone = rank(ground, index, self.score, normal.as_ref(), width - left)?;
         gone.sort_unstable();
         let kept = others(&gone, width);
         let down = ground.matrix(index, LayerPart::Down)?;
@@ -224,14 +216,14 @@ fn narrow(
     Ok(changed)
 }
 
-/// The `count` neurons of a layer to go first.
-fn rank(
+/// The `count` neurons of a layer to go first, the first to go first.
+pub(super) fn rank(
     ground: &Ground<'_>,
     index: usize,
     score: NeuronScore,
     normal: Option<&Normal>,
     count: usize,
-) -> Result<Ranking, ForgeError> {
+) -> Result<Vec<usize>, ForgeError> {
     let down = ground.matrix(index, LayerPart::Down)?;
     let place = layer_weight(index, LayerPart::Down);
     let width = ground.model.spec().layers[index].feed_forward();
@@ -251,10 +243,7 @@ fn rank(
         (NeuronScore::Surgeon, Some(normal)) => {
             let damping = ground.refit.map_or(DAMPING, |refit| refit.damping);
             let removal = Surgeon::new(normal, &down, damping, &place)?.cheapest(count);
-            return Ok(Ranking {
-                order: removal.order,
-                costs: removal.costs,
-            });
+            return Ok(removal.order);
         }
         (NeuronScore::Wanda, _) => {
             let sums = by_column(f64::abs);
@@ -291,72 +280,7 @@ fn rank(
     let mut order: Vec<usize> = (0..width).collect();
     order.sort_by(|a, b| scores[*a].total_cmp(&scores[*b]));
     order.truncate(count);
-    let mut costs = vec![0.0];
-    for neuron in &order {
-        costs.push(costs[costs.len() - 1] + scores[*neuron].powi(2));
-    }
-    Ok(Ranking { order, costs })
-}
-
-/// Neurons that each layer keeps, as many in all as `uniform` says, where it costs least.
-fn allocate(
-    ground: &Ground<'_>,
-    score: NeuronScore,
-    widths: &[usize],
-    uniform: &[usize],
-    watch: &mut Watch<'_>,
-) -> Result<Vec<usize>, ForgeError> {
-    let spec = ground.model.spec();
-    let plan = Plan {
-        spec: spec.clone(),
-        kept: (0..widths.len()).collect(),
-    };
-    let alone = Ground {
-        refit: None,
-        ..*ground
-    };
-    let mut side = Side::new(&alone, &plan, true)?;
-    let mut costs = Vec::new();
-    for (index, &width) in widths.iter().enumerate() {
-        let progress = Progress {
-            step: Step::Prune,
-            item: "costs of neurons",
-            done: index as u64,
-            total: widths.len() as u64,
-        };
-        report(watch, progress)?;
-        let normal = side.look(index, None, LayerPart::Down, false)?;
-        let most = width - least(width);
-        costs.push(rank(ground, index, score, Some(&normal), most)?.costs);
-        side.advance(index, &Changed::new())?;
-    }
-    let total = widths.iter().sum::<usize>() - uniform.iter().sum::<usize>();
-    Ok(share_out(widths, &costs, total / UNIT))
-}
-
-/// Neurons that a layer keeps at least.
-fn least(width: usize) -> usize {
-    ((width as f64 * MIN_SHARE) as usize)
-        .next_multiple_of(UNIT)
-        .min(width)
-}
-
-/// Takes `units` of [`UNIT`] neurons, each from the layer that loses least by it; ties go to the first layer.
-fn share_out(widths: &[usize], costs: &[Vec<f64>], units: usize) -> Vec<usize> {
-    let mut kept: Vec<usize> = widths.iter().map(|width| width / UNIT * UNIT).collect();
-    for _ in 0..units {
-        let step = |layer: usize| {
-            let gone = widths[layer] - kept[layer];
-            let after = *costs[layer].get(gone + UNIT)?;
-            (kept[layer] >= least(widths[layer]) + UNIT).then(|| after - costs[layer][gone])
-        };
-        let steps = (0..widths.len()).filter_map(|layer| Some((step(layer)?, layer)));
-        match steps.min_by(|a, b| a.0.total_cmp(&b.0)) {
-            Some((_, layer)) => kept[layer] -= UNIT,
-            None => break,
-        }
-    }
-    kept
+    Ok(order)
 }
 
 #[cfg(test)]
@@ -396,16 +320,5 @@ mod tests {
         for (width, amount, expected, why) in cases {
             assert_eq!(left(width, amount).ok(), expected, "{why}");
         }
-    }
-
-    #[test]
-    fn neurons_go_where_they_cost_least() {
-        let line = |slope: f64| (0..=128).map(|count| slope * f64::from(count)).collect();
-        // Layer 1 is the cheapest, down to a quarter of 128; then layer 2.
-        let costs = [line(3.0), line(1.0), line(2.0)];
-        assert_eq!(share_out(&[128; 3], &costs, 3), [128, 32, 128]);
-        assert_eq!(share_out(&[128; 3], &costs, 4), [128, 32, 96]);
-        // No more than there is to take.
-        assert_eq!(share_out(&[128; 3], &costs, 100), [32, 32, 32]);
     }
 }

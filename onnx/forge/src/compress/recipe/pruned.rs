@@ -174,7 +174,7 @@ impl PruneStep {
                     Some(Score::Wanda) => NeuronScore::Wanda,
                     _ => NeuronScore::Surgeon,
                 },
-                spread: Spread::Uniform,
+                spread: Spread::Global,
             },
             Pruned::Heads(count) => heads(HeadUnit::Group, count),
             Pruned::QueryHeads(count) => heads(HeadUnit::Query, count),
