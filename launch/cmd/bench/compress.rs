@@ -117,6 +117,11 @@ fn bench(args: &Args, cancel: Cancel) -> Result<ExitCode> {
                 output::line(&line)?;
             }
         }
+        if args.against.contains(&Against::LlamaCpp) {
+            output::line(
+                "KL in parentheses, and all of llama.cpp's: of the codes alone, activations in 32-bit floats",
+            )?;
+        }
     }
     let is_whole = rows.iter().all(|row| row.outcome.is_ok());
     Ok(match is_whole {

@@ -25,6 +25,13 @@ pub(super) fn lines(report: &CompressReport) -> Vec<String> {
         lines.push(String::new());
         lines.extend(evaluation(found));
     }
+    if let Some(found) = &report.codes {
+        lines.push(format!(
+            "codes alone     {:.4} nats a token, perplexity {:+.2} %   (activations in 32-bit floats)",
+            found.kl,
+            found.perplexity_increase * 100.0
+        ));
+    }
     if let Some(found) = &report.agreement {
         lines.push(String::new());
         lines.extend(agreement(found, report));
@@ -209,6 +216,7 @@ mod tests {
                 detail: json!({ "zeros": 5, "notes": ["a mask saves no CPU time"] }),
             }],
             evaluation: None,
+            codes: None,
             agreement: None,
             measured: Measured {
                 graph_bytes: 100_000_000,

@@ -15,6 +15,7 @@ use llmasos_forge::{
         report::{CompressReport, Measured, REPORT_FORMAT, SourceReport, StepReport, TextReport},
     },
     corpus::Part,
+    decoder::FloatActivations,
     evaluate::Evaluation,
 };
 use serde_json::json;
@@ -213,8 +214,15 @@ fn make(job: Job<'_>, begun: Instant, reporter: &mut Console) -> Result<ExitCode
             (result, evaluation)
         }
     };
+    let codes = match job.args.float_activations {
+        true => Some(job.judge_codes(&result, last, reporter)?),
+        false => None,
+    };
     let measured = job.measure(&result, begun, reporter)?;
-    let report = job.report(reports, evaluation, measured);
+    let report = CompressReport {
+        codes,
+        ..job.report(reports, evaluation, measured)
+    };
     compress::attach(&result.dir, &report)?;
     let is_within_budget = report.is_within_budget;
     let dir = if is_within_budget {
@@ -251,6 +259,7 @@ fn summary(report: &CompressReport, dir: &Path) -> Result<serde_json::Value> {
         "dir": dir,
         "is_within_budget": report.is_within_budget,
         "kl": found.map(|found| found.kl),
+        "kl_codes": report.codes.as_ref().map(|found| found.kl),
         "perplexity": found.map(|found| found.perplexity),
         "perplexity_increase": found.map(|found| found.perplexity_increase),
         "top1": found.map(|found| found.top1),
@@ -447,6 +456,31 @@ impl Job<'_> {
         last: &Checkpoint,
         reporter: &mut Console,
     ) -> Result<Evaluation> {
+        // The portable graph gives scores of one position a run: there the same operators are walked through instead.
+        let candidate = match made.has_fused && !made.chosen.is_dynamic() {
+            true => Candidate::Folder(&made.dir, GraphChoice::Fused),
+            false => Candidate::Stored(made.chosen.checkpoint(last), made.chosen.coding()),
+        };
+        self.judge_candidate(&candidate, reporter)
+    }
+
+    /// What the codes alone cost: the same with activations in 32-bit floats.
+    fn judge_codes(
+        &self,
+        made: &Made,
+        last: &Checkpoint,
+        reporter: &mut Console,
+    ) -> Result<Evaluation> {
+        let coding = FloatActivations(made.chosen.coding());
+        let candidate = Candidate::Stored(made.chosen.checkpoint(last), &coding);
+        self.judge_candidate(&candidate, reporter)
+    }
+
+    fn judge_candidate(
+        &self,
+        candidate: &Candidate<'_>,
+        reporter: &mut Console,
+    ) -> Result<Evaluation> {
         let (work, source, runtime) = (&self.work, &self.source, &self.runtime);
         let mut reference = record(
             (work, self.args.records.as_deref()),
@@ -456,15 +490,10 @@ impl Job<'_> {
             runtime,
             reporter,
         )?;
-        // The portable graph gives scores of one position a run: there the same operators are walked through instead.
-        let candidate = match made.has_fused && !made.chosen.is_dynamic() {
-            true => Candidate::Folder(&made.dir, GraphChoice::Fused),
-            false => Candidate::Stored(made.chosen.checkpoint(last), made.chosen.coding()),
-        };
         let scratch = work.scratch();
         judge(
             &mut reference,
-            &candidate,
+            candidate,
             &self.test,
             (runtime, &scratch),
             reporter,
@@ -523,6 +552,7 @@ impl Job<'_> {
             pictures: Vec::new(),
             steps,
             evaluation: Some(evaluation),
+            codes: None,
             agreement: None,
             measured,
             is_within_budget: is_close && is_small,

@@ -262,6 +262,7 @@ impl<'a> Job<'a> {
             pictures: self.inputs.pictures(),
             steps: vec![step],
             evaluation: None,
+            codes: None,
             agreement: Some(agreement),
             measured,
             is_within_budget,

@@ -34,6 +34,9 @@ pub struct CompressReport {
     pub steps: Vec<StepReport>,
     /// What it cost against the original in 32-bit floats, on text that no step has read.
     pub evaluation: Option<Evaluation>,
+    /// What the codes alone cost, computed with activations in 32-bit floats; if it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub codes: Option<Evaluation>,
     /// How far a detector or an encoder still says what the original says, on inputs that no step has read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agreement: Option<Agreement>,

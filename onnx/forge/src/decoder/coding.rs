@@ -120,6 +120,29 @@ pub trait Coding {
     }
 }
 
+/// The same codes, computed with activations in 32-bit floats: what the codes alone cost.
+pub struct FloatActivations<'c>(pub &'c dyn Coding);
+
+impl Coding for FloatActivations<'_> {
+    fn storage(&self, place: Place) -> Storage {
+        self.0.storage(place)
+    }
+
+    fn accuracy_level(&self) -> u8 {
+        1
+    }
+
+    fn codes(
+        &self,
+        place: Place,
+        matrix: &Matrix,
+        weights: &dyn Weights,
+        format: CodeFormat,
+    ) -> Result<Codes, ForgeError> {
+        self.0.codes(place, matrix, weights, format)
+    }
+}
+
 /// One storage for all layers, one for embedding and head; codes by rounding to nearest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Options {

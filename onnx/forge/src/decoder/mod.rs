@@ -27,7 +27,7 @@ mod tiles;
 
 use serde::{Deserialize, Serialize};
 
-pub use coding::{Coding, LayerPart, Options, Place, Storage};
+pub use coding::{Coding, FloatActivations, LayerPart, Options, Place, Storage};
 pub use fused::{fused, fused_is_possible};
 pub use pieces::{Look, head, layer};
 pub(crate) use pieces::{STREAM, widths as pieces_widths};

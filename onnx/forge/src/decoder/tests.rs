@@ -314,6 +314,24 @@ fn query_and_key_rows_of_a_gguf_are_put_back() {
 }
 
 #[test]
+fn float_activations_change_the_computation_and_no_code() {
+    let checkpoint = toys::gated("llama", 2);
+    let (_, toy) = &checkpoint;
+    let spec = spec(&checkpoint);
+    let made = |coding: &dyn Coding| Made::of(portable(toy, &spec, coding).unwrap()).unwrap();
+    let (rounded, exact) = (made(&INT4), made(&FloatActivations(&INT4)));
+    assert_eq!(rounded.constants, exact.constants);
+    let levels = |made: &Made| {
+        let products = made.all("MatMulNBits");
+        let levels = products.iter().map(|node| int(node, "accuracy_level"));
+        levels.collect::<Vec<_>>()
+    };
+    let (rounded, exact) = (levels(&rounded), levels(&exact));
+    assert!(rounded.len() > 2 && rounded.iter().all(|level| *level == Some(4)));
+    assert!(exact.len() == rounded.len() && exact.iter().all(|level| *level == Some(1)));
+}
+
+#[test]
 fn a_fused_block_has_every_input_in_its_place() {
     let made = made_fused(&toys::gated("gemma3_text", 6), INT4).unwrap();
     let blocks = ["DecoderBlock"; 6];
