@@ -55,9 +55,9 @@ pub const WAYS: [Way; 21] = [
         "neurons -25 %",
         &[
             "--prune",
-            "neurons=25%",
+            "neurons:activation=25%",
             "--distil",
-            "tokens=100k",
+            "tokens=100k,alpha=0.3,learning_rate=1e-4,batch=2",
             "--quantize",
             "int8",
         ],

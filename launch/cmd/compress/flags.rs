@@ -43,13 +43,14 @@ pub(super) struct StepFlags {
     degrid: Option<u64>,
     /// Take a part away: neurons=25%, heads=1, query-heads=1 or layers=3, chosen by a score, as in neurons:activation=25% (magnitude,
     /// activation, wanda or surgeon; heads: activation or surgeon; layers: influence or divergence). Or set weights to 0, which saves no
-    /// time: mask:magnitude=50%, mask:wanda=50% or mask:2:4. May be given several times
+    /// time: mask:magnitude=50%, mask:wanda=50% or mask:2:4. Neurons go where predictions change least, which is measured first. May be given
+    /// several times
     #[arg(long, value_name = "WHAT=N", value_parser = pruned)]
     prune: Vec<PruneStep>,
     /// Keep what is left as it is, instead of fitting it to what the whole did
     #[arg(long, requires = "prune")]
     no_refit: bool,
-    /// Then teach it what the original says: tokens=100k,alpha=0.1,temperature=1,learning_rate=1e-4
+    /// Then teach it what the original says: tokens=100k,alpha=0.1,temperature=1,learning_rate=1e-4,batch=2
     #[arg(long, alias = "distill", value_name = "KEY=VALUE,…", value_parser = distilled)]
     distil: Option<DistilStep>,
     /// What it learns from: text, which is given (--train or --text), or generated, which the original writes itself, as much and as freely as
@@ -223,7 +224,7 @@ impl StepFlags {
     }
 }
 
-/// `tokens=100k,alpha=0.1,temperature=1,learning_rate=1e-4`, each of them once.
+/// `tokens=100k,alpha=0.1,temperature=1,learning_rate=1e-4,batch=2`, each of them once.
 fn distilled(text: &str) -> Result<DistilStep, String> {
     let mut step = DistilStep::default();
     for choice in text.split(',') {
@@ -235,9 +236,10 @@ fn distilled(text: &str) -> Result<DistilStep, String> {
             "alpha" => step.alpha = quantity::fraction(value)?,
             "temperature" => step.temperature = quantity::fraction(value)?,
             "learning_rate" => step.learning_rate = Some(quantity::fraction(value)?),
+            "batch" => step.batch = Some(quantity::count(value)? as usize),
             _ => {
                 return Err(format!(
-                    "expected tokens, alpha, temperature or learning_rate, found '{key}'"
+                    "expected tokens, alpha, temperature, learning_rate or batch, found '{key}'"
                 ));
             }
         }
@@ -333,7 +335,7 @@ mod tests {
             "--prune",
             "neurons:activation=25%",
             "--distil",
-            "tokens=50k",
+            "tokens=50k,batch=2",
             "--quantize",
             "int4",
         ])

@@ -259,6 +259,7 @@ fn distil(node: Node<'_>) -> Result<DistilStep, ModelError> {
         "alpha",
         "temperature",
         "learning_rate",
+        "batch",
         "generated",
     ])?;
     let mut step = DistilStep::default();
@@ -267,6 +268,9 @@ fn distil(node: Node<'_>) -> Result<DistilStep, ModelError> {
     set(&fields, "temperature", share, &mut step.temperature)?;
     if let Some(node) = fields.optional("learning_rate") {
         step.learning_rate = Some(share(node)?);
+    }
+    if let Some(node) = fields.optional("batch") {
+        step.batch = Some(whole(node)? as usize);
     }
     if let Some(node) = fields.optional("generated") {
         let fields = node.fields(&["tokens", "temperature"])?;
@@ -364,7 +368,7 @@ steps:
   - degrid
   - prune: { neurons: 25%, refit: false, score: activation }
   - prune: { layers: 3 }
-  - distil: { tokens: 1.5M, alpha: 0.2, temperature: 2, learning_rate: 0.0001, generated: { tokens: 9k } }
+  - distil: { tokens: 1.5M, alpha: 0.2, temperature: 2, learning_rate: 0.0001, batch: 2, generated: { tokens: 9k } }
   - quantize: { weights: mixed, method: best, budget: 110MB, kv: int8 }
 evaluate: { sequences: 4, length: 128, max_perplexity_increase: 3% }
 ";
@@ -397,6 +401,7 @@ evaluate: { sequences: 4, length: 128, max_perplexity_increase: 3% }
                     alpha: 0.2,
                     temperature: 2.0,
                     learning_rate: Some(0.0001),
+                    batch: Some(2),
                     generated: Some(Generate {
                         tokens: 9_000,
                         temperature: 1.0

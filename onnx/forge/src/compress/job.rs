@@ -32,6 +32,8 @@ const KEY_DIGITS: usize = 16;
 
 /// Steps of training between two states that a stopped run goes on from.
 const SAVE_EVERY: u32 = 50;
+/// Looks at the held-out sequences during a training.
+const LOOKS: u64 = 8;
 /// One in so many training sequences is held out, to see whether the student still learns.
 const HELD_OUT_PART: usize = 16;
 
@@ -111,11 +113,15 @@ pub fn change(
                 .as_ref()
                 .map_or(tools.train, |written| &written.texts);
             let (train, held_out) = held_out(texts);
+            let batch = step.batch.unwrap_or(default.batch);
+            let steps = step.tokens / (batch * default.length) as u64;
             let options = DistilOptions {
                 tokens: step.tokens,
                 hard: step.alpha as f32,
                 temperature: step.temperature as f32,
                 rate: step.learning_rate.map_or(default.rate, |rate| rate as f32),
+                batch,
+                evaluate_every: u32::try_from(steps / LOOKS).unwrap_or(u32::MAX).max(1),
                 seed: tools.seed,
                 save_every: SAVE_EVERY,
                 ..default

@@ -26,6 +26,8 @@ const LENGTH: std::ops::RangeInclusive<usize> = 80..=8192;
 const SEQUENCES: std::ops::RangeInclusive<usize> = 1..=4096;
 /// Tokens that the original writes unless somebody says otherwise: some dozens of texts, read many times.
 pub const GENERATED_TOKENS: u64 = 8_192;
+/// Sequences of a step of distillation.
+const BATCH: std::ops::RangeInclusive<usize> = 1..=64;
 /// Tokens of calibration and of distillation.
 const TOKENS: std::ops::RangeInclusive<u64> = 1_000..=1_000_000_000;
 
@@ -100,6 +102,9 @@ pub struct DistilStep {
     /// Largest learning rate of AdamW; the step's own choice if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub learning_rate: Option<f64>,
+    /// Sequences of a step; the step's own choice if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<usize>,
     /// Text that the original writes itself, instead of text that is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generated: Option<Generate>,
@@ -196,6 +201,7 @@ impl Default for DistilStep {
             alpha: 0.1,
             temperature: 1.0,
             learning_rate: None,
+            batch: None,
             generated: None,
         }
     }
@@ -422,6 +428,12 @@ impl DistilStep {
                     .is_none_or(|rate| rate > 0.0 && rate <= 1.0),
                 "more than 0, at most 1",
                 self.learning_rate.unwrap_or_default().to_string(),
+            ),
+            (
+                "distil.batch",
+                self.batch.is_none_or(|batch| BATCH.contains(&batch)),
+                "1..=64",
+                self.batch.unwrap_or_default().to_string(),
             ),
             (
                 "distil.generated.tokens",
@@ -658,6 +670,12 @@ mod tests {
                     r#"[{PRUNE},{{"step":"distil","tokens":100000,"alpha":0.1,"temperature":1,"generated":{{"tokens":10,"temperature":1}}}}]"#
                 ),
                 "distil.generated.tokens is 10, expected 1000..=1048576",
+            ),
+            (
+                format!(
+                    r#"[{PRUNE},{{"step":"distil","tokens":100000,"alpha":0.1,"temperature":1,"batch":0}}]"#
+                ),
+                "distil.batch is 0, expected 1..=64",
             ),
             (
                 quantize(r#""weights":"int8","method":"gptq""#),
