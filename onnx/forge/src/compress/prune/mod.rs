@@ -149,7 +149,7 @@ impl Pruned {
         Pruned::Neurons {
             amount: Amount::Fraction(fraction),
             score: NeuronScore::Surgeon,
-            spread: Spread::Uniform,
+            spread: Spread::Global,
         }
     }
 

@@ -174,7 +174,11 @@ impl PruneStep {
                     Some(Score::Wanda) => NeuronScore::Wanda,
                     _ => NeuronScore::Surgeon,
                 },
-                spread: Spread::Global,
+                // Weights alone can be compared without any text, and only within a layer.
+                spread: match (self.score, self.refit) {
+                    (Some(Score::Magnitude), false) => Spread::Uniform,
+                    _ => Spread::Global,
+                },
             },
             Pruned::Heads(count) => heads(HeadUnit::Group, count),
             Pruned::QueryHeads(count) => heads(HeadUnit::Query, count),
@@ -313,8 +317,17 @@ mod tests {
             prune::Pruned::Neurons {
                 amount: Amount::Fraction(0.5),
                 score: NeuronScore::Wanda,
-                spread: Spread::Uniform
+                spread: Spread::Global
             }
+        );
+        assert_eq!(
+            of(r#"{"what":{"neurons":0.5},"refit":false,"score":"magnitude"}"#).what,
+            prune::Pruned::Neurons {
+                amount: Amount::Fraction(0.5),
+                score: NeuronScore::Magnitude,
+                spread: Spread::Uniform
+            },
+            "no text is read"
         );
         let plain = [
             (
