@@ -79,7 +79,8 @@ pub struct Args {
     /// Threads; all processors by default
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
-    /// Judge a second time with activations in 32-bit floats: what the codes alone cost, which comparisons of formats mostly state
+    /// Judge a second time with activations in 32-bit floats: what the codes alone cost, which comparisons of formats mostly state; for
+    /// language models, but int8-dynamic
     #[arg(long)]
     float_activations: bool,
     /// Leave the work folder, .DIR.work, where it is

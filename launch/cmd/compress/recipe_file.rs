@@ -270,7 +270,7 @@ fn distil(node: Node<'_>) -> Result<DistilStep, ModelError> {
         step.learning_rate = Some(share(node)?);
     }
     if let Some(node) = fields.optional("batch") {
-        step.batch = Some(whole(node)? as usize);
+        step.batch = Some(small(node)?);
     }
     if let Some(node) = fields.optional("generated") {
         let fields = node.fields(&["tokens", "temperature"])?;

@@ -214,7 +214,8 @@ fn make(job: Job<'_>, begun: Instant, reporter: &mut Console) -> Result<ExitCode
             (result, evaluation)
         }
     };
-    let codes = match job.args.float_activations {
+    // Dynamic codes have no float activations to be judged with: rounding them is what they are.
+    let codes = match job.args.float_activations && !result.chosen.is_dynamic() {
         true => Some(job.judge_codes(&result, last, reporter)?),
         false => None,
     };
