@@ -50,7 +50,7 @@ pub(super) struct StepFlags {
     /// Keep what is left as it is, instead of fitting it to what the whole did
     #[arg(long, requires = "prune")]
     no_refit: bool,
-    /// Then teach it what the original says: tokens=100k,alpha=0.1,temperature=1,learning_rate=1e-4,batch=2
+    /// Then teach it what the original says: tokens=100k,alpha=0.1,temperature=1,learning_rate=1e-4,batch=2,length=512
     #[arg(long, alias = "distill", value_name = "KEY=VALUE,…", value_parser = distilled)]
     distil: Option<DistilStep>,
     /// What it learns from: text, which is given (--train or --text), or generated, which the original writes itself, as much and as freely as
@@ -224,7 +224,7 @@ impl StepFlags {
     }
 }
 
-/// `tokens=100k,alpha=0.1,temperature=1,learning_rate=1e-4,batch=2`, each of them once.
+/// `tokens=100k,alpha=0.1,temperature=1,learning_rate=1e-4,batch=2,length=512`, each of them once.
 fn distilled(text: &str) -> Result<DistilStep, String> {
     let mut step = DistilStep::default();
     for choice in text.split(',') {
@@ -237,9 +237,10 @@ fn distilled(text: &str) -> Result<DistilStep, String> {
             "temperature" => step.temperature = quantity::fraction(value)?,
             "learning_rate" => step.learning_rate = Some(quantity::fraction(value)?),
             "batch" => step.batch = Some(quantity::count(value)? as usize),
+            "length" => step.length = Some(quantity::count(value)? as usize),
             _ => {
                 return Err(format!(
-                    "expected tokens, alpha, temperature, learning_rate or batch, found '{key}'"
+                    "expected tokens, alpha, temperature, learning_rate, batch or length, found '{key}'"
                 ));
             }
         }
@@ -335,7 +336,7 @@ mod tests {
             "--prune",
             "neurons:activation=25%",
             "--distil",
-            "tokens=50k,batch=2",
+            "tokens=50k,batch=2,length=256",
             "--quantize",
             "int4",
         ])

@@ -260,6 +260,7 @@ fn distil(node: Node<'_>) -> Result<DistilStep, ModelError> {
         "temperature",
         "learning_rate",
         "batch",
+        "length",
         "generated",
     ])?;
     let mut step = DistilStep::default();
@@ -271,6 +272,9 @@ fn distil(node: Node<'_>) -> Result<DistilStep, ModelError> {
     }
     if let Some(node) = fields.optional("batch") {
         step.batch = Some(small(node)?);
+    }
+    if let Some(node) = fields.optional("length") {
+        step.length = Some(small(node)?);
     }
     if let Some(node) = fields.optional("generated") {
         let fields = node.fields(&["tokens", "temperature"])?;
@@ -368,7 +372,7 @@ steps:
   - degrid
   - prune: { neurons: 25%, refit: false, score: activation }
   - prune: { layers: 3 }
-  - distil: { tokens: 1.5M, alpha: 0.2, temperature: 2, learning_rate: 0.0001, batch: 2, generated: { tokens: 9k } }
+  - distil: { tokens: 1.5M, alpha: 0.2, temperature: 2, learning_rate: 0.0001, batch: 2, length: 512, generated: { tokens: 9k } }
   - quantize: { weights: mixed, method: best, budget: 110MB, kv: int8 }
 evaluate: { sequences: 4, length: 128, max_perplexity_increase: 3% }
 ";
@@ -402,6 +406,7 @@ evaluate: { sequences: 4, length: 128, max_perplexity_increase: 3% }
                     temperature: 2.0,
                     learning_rate: Some(0.0001),
                     batch: Some(2),
+                    length: Some(512),
                     generated: Some(Generate {
                         tokens: 9_000,
                         temperature: 1.0

@@ -214,6 +214,7 @@ fn sequences(
     let need = TextNeed {
         purpose: "test".to_owned(),
         sequences: args.sequences,
+        at_least: args.sequences,
         length: args.length,
         seed,
     };

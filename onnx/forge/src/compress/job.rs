@@ -113,14 +113,21 @@ pub fn change(
                 .as_ref()
                 .map_or(tools.train, |written| &written.texts);
             let (train, held_out) = held_out(texts);
-            let batch = step.batch.unwrap_or(default.batch);
-            let steps = step.tokens / (batch * default.length) as u64;
+            let length = step.length.unwrap_or(default.length);
+            // As many tokens to a step, and to a look, whatever their length.
+            let some = |default: usize| (default / length).max(1);
+            let batch = step
+                .batch
+                .unwrap_or_else(|| some(default.batch * default.length));
+            let steps = step.tokens / (batch * length) as u64;
             let options = DistilOptions {
                 tokens: step.tokens,
                 hard: step.alpha as f32,
                 temperature: step.temperature as f32,
                 rate: step.learning_rate.map_or(default.rate, |rate| rate as f32),
                 batch,
+                length,
+                held_out: some(default.held_out * default.length),
                 evaluate_every: u32::try_from(steps / LOOKS).unwrap_or(u32::MAX).max(1),
                 seed: tools.seed,
                 save_every: SAVE_EVERY,

@@ -28,6 +28,8 @@ const SEQUENCES: std::ops::RangeInclusive<usize> = 1..=4096;
 pub const GENERATED_TOKENS: u64 = 8_192;
 /// Sequences of a step of distillation.
 const BATCH: std::ops::RangeInclusive<usize> = 1..=64;
+/// Tokens of a sequence of distillation.
+const DISTIL_LENGTH: std::ops::RangeInclusive<usize> = 16..=4096;
 /// Tokens of calibration and of distillation.
 const TOKENS: std::ops::RangeInclusive<u64> = 1_000..=1_000_000_000;
 
@@ -105,6 +107,9 @@ pub struct DistilStep {
     /// Sequences of a step; the step's own choice if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch: Option<usize>,
+    /// Tokens of a sequence; the step's own choice if there is none. What is judged on long texts has to learn from long ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub length: Option<usize>,
     /// Text that the original writes itself, instead of text that is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generated: Option<Generate>,
@@ -202,6 +207,7 @@ impl Default for DistilStep {
             temperature: 1.0,
             learning_rate: None,
             batch: None,
+            length: None,
             generated: None,
         }
     }
@@ -434,6 +440,13 @@ impl DistilStep {
                 self.batch.is_none_or(|batch| BATCH.contains(&batch)),
                 "1..=64",
                 self.batch.unwrap_or_default().to_string(),
+            ),
+            (
+                "distil.length",
+                self.length
+                    .is_none_or(|length| DISTIL_LENGTH.contains(&length)),
+                "16..=4096",
+                self.length.unwrap_or_default().to_string(),
             ),
             (
                 "distil.generated.tokens",
@@ -676,6 +689,12 @@ mod tests {
                     r#"[{PRUNE},{{"step":"distil","tokens":100000,"alpha":0.1,"temperature":1,"batch":0}}]"#
                 ),
                 "distil.batch is 0, expected 1..=64",
+            ),
+            (
+                format!(
+                    r#"[{PRUNE},{{"step":"distil","tokens":100000,"alpha":0.1,"temperature":1,"length":8}}]"#
+                ),
+                "distil.length is 8, expected 16..=4096",
             ),
             (
                 quantize(r#""weights":"int8","method":"gptq""#),

@@ -24,6 +24,8 @@ pub struct TextNeed {
     pub purpose: String,
     /// Sequences.
     pub sequences: usize,
+    /// Fewest that will do where there is no more text.
+    pub at_least: usize,
     /// Tokens of each.
     pub length: usize,
     /// Orders the articles.
@@ -40,7 +42,7 @@ pub struct Sequences {
 }
 
 impl Corpus {
-    /// Exactly the sequences needed. `tokenize` turns a text into tokens, with the token in front that texts of the model begin
+    /// Exactly the sequences needed, or all there are if those will do. `tokenize` turns a text into tokens, with the token in front that texts of the model begin
     /// with; every sequence begins with it if the first one does and `begin` names it.
     ///
     /// # Errors
@@ -89,11 +91,11 @@ impl Corpus {
                 break;
             }
         }
-        if found < need.sequences {
+        if found < need.at_least {
             return Err(CorpusError::TooShort {
                 purpose: need.purpose.clone(),
-                needed: need.sequences * need.length,
-                sequences: need.sequences,
+                needed: need.at_least * need.length,
+                sequences: need.at_least,
                 length: need.length,
                 found: found * need.length,
                 articles: pieces.len(),
@@ -174,9 +176,19 @@ mod tests {
         length: usize,
         begin: Option<u32>,
     ) -> Result<Sequences, ForgeError> {
+        between((sequences, sequences), texts, length, begin)
+    }
+
+    fn between(
+        (at_least, sequences): (usize, usize),
+        texts: &[&str],
+        length: usize,
+        begin: Option<u32>,
+    ) -> Result<Sequences, ForgeError> {
         let need = TextNeed {
             purpose: "test".into(),
             sequences,
+            at_least,
             length,
             seed: 3,
         };
@@ -230,6 +242,9 @@ mod tests {
         let error = sequences(TEXTS, 6, 2, None).unwrap_err().to_string();
         let expected = "12 tokens are needed (6 sequences of 2), 10 are there in 3 articles";
         assert!(error.contains(expected), "{error}");
+        let all = between((3, 6), TEXTS, 2, None).unwrap();
+        assert_eq!(all.tokens.len(), 5, "what there is, if it will do");
+        assert!(between((6, 9), TEXTS, 2, None).is_err());
         for (count, length) in [(0, 2), (1, 1), (usize::MAX, 2), (1, usize::MAX)] {
             assert!(sequences(TEXTS, count, length, None).is_err());
         }
