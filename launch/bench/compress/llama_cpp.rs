@@ -15,16 +15,14 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use llmasos_forge::{
-    Checkpoint, compress::write_gguf, corpus::Part, decoder::Options, import_checkpoint,
-    mapped::MappedFile,
+    Checkpoint, compress::write_gguf, decoder::Options, import_checkpoint, mapped::MappedFile,
 };
 use serde_json::{Value, json};
 
+use super::jury::Jury;
 use super::{Plan, Row};
 use crate::bench::model::Quantizer;
-use crate::cmd::compress::{
-    Candidate, Given, TextFlags, TextPaths, Texts, Work, judge, record, runtime, tokenizer,
-};
+use crate::cmd::compress::{Candidate, Given, Work, runtime};
 use crate::cmd::progress::watch;
 use crate::models::{Event, FetchPolicy, Models, Reporter};
 
@@ -35,8 +33,6 @@ const KINDS: [(&str, &str); 4] = [
     ("Q4_K_M", "llama.cpp Q4_K_M"),
     ("Q8_0", "llama.cpp Q8_0"),
 ];
-/// Tokens of a sequence, as `compress` has them.
-const LENGTH: usize = llmasos_forge::evaluate::LENGTH;
 
 /// Quantizes and judges all formats. A format that fails is a line of the table.
 ///
@@ -50,26 +46,15 @@ pub(super) fn rows(
 ) -> Result<Vec<Row>> {
     let quantizer = Quantizer::prepare(models, plan.threads, reporter)?;
     let floats = plan.dir.join("original-f32.gguf");
-    let checkpoint = Checkpoint::open(original)?;
+    let jury = Jury::new(models, plan, original, reporter)?;
     if !floats.is_file() {
-        write_floats(models, plan, &checkpoint, &floats, reporter)?;
+        write_floats(models, plan, &jury.original, &floats, reporter)?;
     }
-    let (words, begin) = tokenizer(&checkpoint)?;
-    let mut texts = Texts::new(models, &TextFlags::default(), TextPaths::default(), 1);
-    let sequences = texts.sequences(
-        Part::Test,
-        plan.sequences,
-        LENGTH,
-        (&words, begin),
-        reporter,
-    )?;
     let bench = Bench {
         plan,
         quantizer,
         floats: &floats,
-        original: &checkpoint,
-        sequences,
-        source: Given::Checkpoint(original.to_owned()).sha256(reporter)?,
+        jury,
     };
     let mut rows = Vec::new();
     for (kind, name) in KINDS {
@@ -123,9 +108,7 @@ struct Bench<'b> {
     plan: &'b Plan<'b>,
     quantizer: Quantizer,
     floats: &'b Path,
-    original: &'b Checkpoint,
-    sequences: Vec<Vec<u32>>,
-    source: String,
+    jury: Jury<'b>,
 }
 
 impl Bench<'_> {
@@ -147,25 +130,8 @@ impl Bench<'_> {
             let mut seen = watch(reporter, kind);
             let candidate = import_checkpoint(&file, kind, "", &place, &mut seen)?;
             drop(seen);
-            let keep = Some(dir.as_path());
-            let (source, sequences) = (&self.source, &self.sequences);
-            let mut reference = record(
-                (&work, keep),
-                source,
-                self.original,
-                sequences,
-                &runtime,
-                reporter,
-            )?;
             let candidate = Candidate::Stored(&candidate, &Options::FP32);
-            let scratch = work.scratch();
-            judge(
-                &mut reference,
-                &candidate,
-                sequences,
-                (&runtime, &scratch),
-                reporter,
-            )
+            self.jury.judge(&work, &candidate, &runtime, reporter)
         })();
         work.discard();
         let found = found?;

@@ -10,6 +10,7 @@
 
 pub mod beside;
 mod conversion;
+mod jury;
 mod llama_cpp;
 pub mod measure;
 mod onnxruntime;
@@ -57,7 +58,7 @@ pub enum Against {
     /// llama-quantize on the same weights; its formats are judged with activations in 32-bit floats
     #[value(name = "llama.cpp")]
     LlamaCpp,
-    /// onnxruntime's Python quantizer on the same detector or encoder, with the same calibration inputs
+    /// onnxruntime's Python quantizer on the same graphs, with the same calibration inputs
     Ort,
 }
 
@@ -124,7 +125,9 @@ pub fn measure(
         rows.extend(llama_cpp::rows(models, plan, original, reporter)?);
     }
     if plan.against.contains(&Against::Ort) {
-        rows.extend(onnxruntime::rows(models, plan, reporter)?);
+        let is_language = plan.ways.iter().any(|way| way.model.is_none());
+        let original = original.as_deref().filter(|_| is_language);
+        rows.extend(onnxruntime::rows(models, plan, original, reporter)?);
     }
     Ok(rows)
 }

@@ -4,6 +4,10 @@
 //!   model folder ─ model.onnx ──┐
 //!   our samples ─ samples.bin ──┴─► ort.py (pinned onnxruntime, a venv beside the cache) ─► .onnx ─► model folder ─► judge, beside
 //! ```
+//!
+//! A language model's way is in `language`.
+
+mod language;
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -30,7 +34,12 @@ use crate::cmd::progress::watch;
 use crate::models::{Event, FetchPolicy, Models, Reporter};
 
 /// What is installed.
-const PACKAGES: [&str; 3] = ["onnxruntime==1.32.0", "onnx==1.23.2", "numpy==2.4.6"];
+const PACKAGES: [&str; 4] = [
+    "onnxruntime==1.32.0",
+    "onnx==1.23.2",
+    "onnx-ir==1.1.0",
+    "numpy==2.4.6",
+];
 const VERSION: &str = "1.32.0";
 const SCRIPT: &str = include_str!("ort.py");
 /// Most samples written for it: all of them lie in its memory at once.
@@ -54,13 +63,17 @@ const ENCODER: [[&str; 3]; 3] = [
 pub(super) fn rows(
     models: &mut Models,
     plan: &Plan<'_>,
+    original: Option<&Path>,
     reporter: &mut dyn Reporter,
 ) -> Result<Vec<Row>> {
     let python = install(models, reporter)?;
+    let mut rows = match original {
+        Some(original) => language::rows(models, (plan, original), &python, reporter)?,
+        None => Vec::new(),
+    };
     let mut names: Vec<&str> = plan.ways.iter().filter_map(|way| way.model).collect();
     names.sort_unstable();
     names.dedup();
-    let mut rows = Vec::new();
     for name in names {
         let bench = Bench::prepare(models, plan, (name, python.as_path()), reporter)?;
         let ways = match bench.kind {
@@ -129,9 +142,7 @@ impl<'b> Bench<'b> {
             }
         };
         let dir = plan.dir.join(format!("ort-{name}"));
-        fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
-        let script = dir.join("ort.py");
-        fs::write(&script, SCRIPT).with_context(|| format!("writing {}", script.display()))?;
+        write_script(&dir)?;
         let mut all = samples(&inputs, &folder, &runtime)?.context("nothing to calibrate with")?;
         write_samples(&mut *all, &dir)?;
         drop(all);
@@ -152,31 +163,8 @@ impl<'b> Bench<'b> {
         [form, width]: [&str; 2],
         reporter: &mut dyn Reporter,
     ) -> Result<Value> {
-        let begun = Instant::now();
-        let (made, place) = (self.dir.join("made.onnx"), self.dir.join("made"));
-        let mut command = Command::new(self.python);
-        command
-            .arg(self.dir.join("ort.py"))
-            .arg(self.folder.join("model.onnx"))
-            .args([&self.dir, &made])
-            .args([form, width]);
-        let log = self.dir.join("ort.log");
-        tools::new_log(&log)?;
-        tools::run(command, title, &log, reporter)?;
-        let seconds = begun.elapsed().as_secs_f64();
-        let new = NewModel {
-            name: "made",
-            license: None,
-            recipe: json!({ "kind": "onnxruntime", "form": form, "width": width }),
-        };
-        let graph = OnnxFile::open(&made)?.graph();
-        write_folder(
-            &self.folder,
-            graph,
-            new,
-            &place,
-            &mut watch(reporter, title),
-        )?;
+        let with = (self.python, self.dir.as_path());
+        let (place, seconds) = quantize(with, &self.folder, title, [form, width], reporter)?;
         let (inputs, runtime) = (&self.inputs, &self.runtime);
         let original = answers(&self.folder, inputs, runtime, "the original", reporter)?;
         let found = answers(&place, inputs, runtime, title, reporter)?;
@@ -196,6 +184,43 @@ impl<'b> Bench<'b> {
         }
         Ok(object)
     }
+}
+
+/// Writes the script into a new folder.
+fn write_script(dir: &Path) -> Result<()> {
+    fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
+    let script = dir.join("ort.py");
+    fs::write(&script, SCRIPT).with_context(|| format!("writing {}", script.display()))
+}
+
+/// Runs the script on the graph of a model folder: the new model folder, and the seconds that the script took.
+fn quantize(
+    (python, dir): (&Path, &Path),
+    folder: &Path,
+    title: &str,
+    [form, width]: [&str; 2],
+    reporter: &mut dyn Reporter,
+) -> Result<(PathBuf, f64)> {
+    let begun = Instant::now();
+    let (made, place) = (dir.join("made.onnx"), dir.join("made"));
+    let mut command = Command::new(python);
+    command
+        .arg(dir.join("ort.py"))
+        .arg(folder.join("model.onnx"))
+        .args([dir, &made])
+        .args([form, width]);
+    let log = dir.join("ort.log");
+    tools::new_log(&log)?;
+    tools::run(command, title, &log, reporter)?;
+    let seconds = begun.elapsed().as_secs_f64();
+    let new = NewModel {
+        name: "made",
+        license: None,
+        recipe: json!({ "kind": "onnxruntime", "form": form, "width": width }),
+    };
+    let graph = OnnxFile::open(&made)?.graph();
+    write_folder(folder, graph, new, &place, &mut watch(reporter, title))?;
+    Ok((place, seconds))
 }
 
 /// Writes samples as the script reads them.

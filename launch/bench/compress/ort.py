@@ -1,8 +1,9 @@
-"""ONNX Runtime's own quantizer on our graph and our samples: python ort.py MODEL SAMPLES OUT static|dynamic full|reduced
+"""ONNX Runtime's own quantizer on our graph and our samples: python ort.py MODEL SAMPLES OUT static|dynamic|int4 full|reduced
 
 MODEL and OUT are ONNX files. SAMPLES is a folder with samples.json, a list of runs, each a list of inputs (name, type, dims, offset in
-bytes), and samples.bin with their elements. Everything that is not chosen here is the quantizer's default; `reduced` asks for 7 bits of
-weights, which its documentation recommends for computers with AVX2 and no VNNI.
+bytes), and samples.bin with their elements; only `static` reads it. Everything that is not chosen here is the quantizer's default;
+`reduced` asks for 7 bits of weights, which its documentation recommends for computers with AVX2 and no VNNI. `int4` are blocks of 32
+weights with a scale and a zero point, to the nearest, multiplied with activations of 8 bits: what our fused graphs do.
 """
 
 import json
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 from onnx import TensorProto
 from onnxruntime.quantization import (
     CalibrationDataReader,
@@ -45,6 +47,14 @@ def tensor(data: np.ndarray, about: dict) -> np.ndarray:
 
 def main() -> None:
     model, samples, out, form, width = sys.argv[1:]
+    if form == "int4":
+        # Imported here: only this quantizer needs onnx-ir.
+        from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+        quantizer = MatMulNBitsQuantizer(onnx.load(model), block_size=32, is_symmetric=False, accuracy_level=4)
+        quantizer.process()
+        quantizer.model.save_model_to_file(out, False)
+        return
     options = {"per_channel": True, "reduce_range": width == "reduced", "weight_type": QuantType.QInt8}
     if form == "dynamic":
         # Its shape inference does not know the fused operators.
