@@ -56,7 +56,7 @@ Ctrl-C ends it in order. Exit code 0, or 3 when an expectation of the descriptor
 pub struct Args {
     #[command(flatten)]
     descriptor: DescriptorArgs,
-    /// Print each message seen as one JSON object a line, and a summary at the end
+    /// Print each message seen as one JSON object a line, one that says when everything is ready, and a summary at the end
     #[arg(long)]
     json: bool,
     /// Print lines instead of the live view, even on a terminal
@@ -168,6 +168,7 @@ async fn operate(
     };
     let outcome = match ready {
         Ok(true) => {
+            show.ready(ready_after)?;
             let mut playing = sources(graph, reels, &system, start);
             let critical = graph.nodes.iter().filter(|node| node.critical);
             let critical: Vec<String> = critical.map(|node| node.name.clone()).collect();
@@ -369,6 +370,17 @@ impl Show {
             hint,
             begun: Instant::now(),
         })
+    }
+
+    /// Everything is ready: programs that read the lines may begin.
+    fn ready(&self, after: Duration) -> Result<()> {
+        match self.json {
+            true => line(
+                &serde_json::json!({ "ready": { "after_ms": after.as_millis() as u64 } })
+                    .to_string(),
+            ),
+            false => Ok(()),
+        }
     }
 
     fn see(&mut self, seen: &Seen) -> Result<()> {
