@@ -57,7 +57,7 @@ pub const WAYS: [Way; 21] = [
             "--prune",
             "neurons:activation=25%",
             "--distil",
-            "tokens=100k,alpha=0.3,learning_rate=1e-4,batch=2",
+            "tokens=300k,alpha=0.5,learning_rate=2e-4,batch=1,length=512",
             "--quantize",
             "int8",
         ],
