@@ -42,8 +42,8 @@ pub struct Sequences {
 }
 
 impl Corpus {
-    /// Exactly the sequences needed, or all there are if those will do. `tokenize` turns a text into tokens, with the token in front that texts of the model begin
-    /// with; every sequence begins with it if the first one does and `begin` names it.
+    /// Exactly the sequences needed, or all there are if those will do. `tokenize` turns a text into tokens, with the token in front that
+    /// texts of the model begin with; every sequence begins with it if the first one does and `begin` names it.
     ///
     /// # Errors
     /// [`CorpusError::TooShort`] with tokens needed and found, those of `tokenize`, [`ForgeError::Cancelled`].
