@@ -20,6 +20,7 @@ use crate::graph::{GraphBuilder, Node, TensorSpec, float_bytes};
 use crate::matrix::{Matrix, Vector, transpose};
 use crate::proto::onnx::DataType;
 use crate::quantize::{BLOCK, CodeFormat, Codes, quantize};
+use crate::static_int8::codes::pair_scales;
 use crate::static_int8::half::halves;
 use crate::weights::Weights;
 
@@ -510,20 +511,59 @@ fn floats(matrices: &[(Place, Matrix)], weights: &dyn Weights) -> Result<Vec<f32
     Ok(all)
 }
 
-/// Weights `[rows, columns]` as bytes `[columns, rows]`, and the step of each row: the largest weight becomes ±127.
+/// Weights `[rows, columns]` as bytes `[columns, rows]`, and the step of each row: the largest weight becomes ±127, or less where two
+/// weights of a row would add up to more than computers without VNNI can (see [`pair_scales`]).
 fn rows_as_bytes(weights: &[f32], columns: usize) -> (Vec<u8>, Vec<f32>) {
-    let rows = weights.len() / columns.max(1);
+    let columns = columns.max(1);
+    let rows = weights.len() / columns;
     let mut bytes = vec![0; weights.len()];
-    let mut scales = Vec::with_capacity(rows);
-    for (row, weights) in weights.chunks_exact(columns.max(1)).enumerate() {
+    let mut scales = pair_scales(weights, rows, |at| at / columns);
+    let of_rows = weights.chunks_exact(columns).zip(&mut scales);
+    for (row, (weights, scale)) in of_rows.enumerate() {
         let largest = weights
             .iter()
             .fold(0.0_f32, |most, weight| most.max(weight.abs()));
-        let inverse = if largest == 0.0 { 0.0 } else { 127.0 / largest };
+        *scale = scale.max(largest / 127.0);
+        let inverse = if *scale == 0.0 { 0.0 } else { 1.0 / *scale };
         for (column, weight) in weights.iter().enumerate() {
             bytes[column * rows + row] = ((weight * inverse).round() as i8).cast_unsigned();
         }
-        scales.push(largest / 127.0);
     }
     (bytes, scales)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_two_bytes_of_a_row_fit_into_sixteen_bits_with_their_activations() {
+        const CASES: [(&[f32], &[i8], &str); 4] = [
+            (
+                &[1.0, -1.0, 0.5],
+                &[64, -64, 32],
+                "two as large: a bit less",
+            ),
+            (
+                &[12.7, 0.08, 0.1],
+                &[127, 1, 1],
+                "one far larger: all of the bits",
+            ),
+            (&[0.0, 0.0, 0.0], &[0, 0, 0], "nothing"),
+            (&[-0.75, 0.25, 0.0], &[-96, 32, 0], "in between"),
+        ];
+        for (weights, expected, why) in CASES {
+            let (bytes, scales) = rows_as_bytes(weights, 3);
+            let codes: Vec<i8> = bytes.iter().map(|byte| byte.cast_signed()).collect();
+            assert_eq!(codes, expected, "{why}");
+            for (code, weight) in codes.iter().zip(weights) {
+                let found = f32::from(*code) * scales[0];
+                assert!((found - weight).abs() <= 0.51 * scales[0], "{why}: {found}");
+            }
+        }
+        // Bytes of a column stand side by side, with a scale a row.
+        let (bytes, scales) = rows_as_bytes(&[1.27, 0.0, 0.0, 2.54], 2);
+        assert_eq!(bytes, [127, 0, 0, 127]);
+        assert!((scales[0] - 0.01).abs() < 1e-6 && (scales[1] - 0.02).abs() < 1e-6);
+    }
 }

@@ -16,7 +16,7 @@
 
 mod agreement;
 mod calibrate;
-mod codes;
+pub(crate) mod codes;
 pub mod dynamic;
 mod entropy;
 mod error;
