@@ -20,6 +20,7 @@ pub mod recipe;
 pub mod report;
 mod search;
 mod solve;
+mod toward;
 
 pub use coding::Chosen;
 pub use degrid::degrid;

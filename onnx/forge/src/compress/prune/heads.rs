@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::normal::Normal;
 use super::overlay::Changed;
 use super::refit::{cut, fit, lost, others, rows};
-use super::side::{Ground, Method, Plan, Side, resize, write};
+use super::side::{Ground, Method, Now, Plan, Side, resize, write};
 use super::surgeon::{Family, Surgeon};
 use super::{LayerReport, PruneError, PruneOptions, wrong};
 use crate::checkpoint::{Checkpoint, layer_weight};
@@ -104,7 +104,7 @@ impl Method for Heads {
         let ground = side.ground;
         let spec = ground.model.spec();
         side.follow(index)?;
-        let normal = side.look(index, None, LayerPart::Output, false)?;
+        let normal = side.look(index, Now::Whole(&Changed::new()), LayerPart::Output, false)?;
         let output = ground.matrix(index, LayerPart::Output)?;
         let place = layer_weight(index, LayerPart::Output);
         let gone = self.choose(ground, &normal, &output, &place)?;

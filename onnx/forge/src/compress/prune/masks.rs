@@ -11,7 +11,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::overlay::Changed;
-use super::side::{Ground, Method, Plan, Side, write};
+use super::side::{Ground, Method, Now, Plan, Side, write};
 use super::{LayerReport, PruneError, PruneOptions, wrong};
 use crate::checkpoint::{Checkpoint, layer_weight};
 use crate::decoder::LayerPart;
@@ -83,7 +83,7 @@ impl Method for Masks {
         // Squares of what the matrices read, in the order of their computation; gate and up read the same.
         let mut squares: [Vec<f64>; 4] = Default::default();
         if self.reads {
-            side.hear(index, None, &mut |seen| {
+            side.hear(index, Now::Whole(&Changed::new()), &mut |seen| {
                 let inputs = [seen.qkv, seen.output, seen.up, seen.down];
                 for (squares, inputs) in squares.iter_mut().zip(inputs) {
                     add_squares(squares, inputs, inputs.len() / seen.rows.max(1));

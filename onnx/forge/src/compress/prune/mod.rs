@@ -16,6 +16,7 @@
 //!
 //! Memory: hidden states of the text twice (`2 × tokens × hidden × 4` bytes), one layer, and its Gram matrix in double precision.
 
+mod correct;
 mod heads;
 mod layers;
 mod masks;

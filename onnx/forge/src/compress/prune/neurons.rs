@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::normal::Normal;
 use super::overlay::Changed;
 use super::refit::{columns, cut, fit, others, rows};
-use super::side::{Ground, Method, Plan, Side, resize, write};
+use super::side::{Ground, Method, Now, Plan, Side, resize, write};
 use super::spread::allocate;
 use super::surgeon::Surgeon;
 use super::{FitError, LayerReport, PruneError, PruneOptions, wrong};
@@ -152,13 +152,12 @@ impl Method for Neurons {
         let place = layer_weight(index, LayerPart::Down);
         let width = ground.model.spec().layers[index].feed_forward();
         let left = side.spec.layers[index].feed_forward();
-        let normal = match self.reads {
-            true => {
-                side.follow(index)?;
-                Some(side.look(index, None, LayerPart::Down, side.has_target(index))?)
-            }
-            false => None,
-        };
+        let (mut changed, mut normal) = (Changed::new(), None);
+        if self.reads {
+            changed = side.correct(index)?;
+            let has_target = side.has_target(index);
+            normal = Some(side.look(index, Now::Whole(&changed), LayerPart::Down, has_target)?);
+        }
         let mut gone = rank(ground, index, self.score, normal.as_ref(), width - left)?;
         gone.sort_unstable();
         let kept = others(&gone, width);
@@ -174,7 +173,8 @@ impl Method for Neurons {
             }
             (None, _) => (columns(&down, width, &kept), None),
         };
-        let changed = narrow(ground, index, &kept, down)?;
+        narrow(ground, index, &kept, &mut changed)?;
+        changed.insert("down.weight", down);
         side.advance(index, &changed)?;
         Ok((changed, layer_report(side, index, error)))
     }
@@ -191,15 +191,14 @@ fn layer_report(side: &Side<'_>, index: usize, down: Option<FitError>) -> LayerR
     }
 }
 
-/// A layer's tensors with the neurons `kept` alone.
+/// Leaves the neurons `kept` alone in gate and up of a layer, whose tensors may have changed before.
 fn narrow(
     ground: &Ground<'_>,
     index: usize,
     kept: &[usize],
-    down: Vec<f32>,
-) -> Result<Changed, ForgeError> {
+    changed: &mut Changed,
+) -> Result<(), ForgeError> {
     let hidden = ground.model.spec().hidden;
-    let mut changed = Changed::from([("down.weight", down)]);
     let parts = [
         (LayerPart::Gate, "gate.weight", "gate.bias"),
         (LayerPart::Up, "up.weight", "up.bias"),
@@ -208,12 +207,16 @@ fn narrow(
         if ground.model.spec().layers[index].linear(part).is_none() {
             continue;
         }
-        changed.insert(weight, rows(&ground.matrix(index, part)?, hidden, kept));
+        let matrix = match changed.remove(weight) {
+            Some(matrix) => matrix,
+            None => ground.matrix(index, part)?,
+        };
+        changed.insert(weight, rows(&matrix, hidden, kept));
         if let Some(elements) = ground.bias(index, part)? {
             changed.insert(bias, rows(&elements, 1, kept));
         }
     }
-    Ok(changed)
+    Ok(())
 }
 
 /// The `count` neurons of a layer to go first, the first to go first.

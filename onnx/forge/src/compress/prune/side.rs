@@ -42,6 +42,15 @@ pub(super) struct Plan {
     pub(super) kept: Vec<usize>,
 }
 
+/// A layer of the pruned model on its way.
+#[derive(Clone, Copy)]
+pub(super) enum Now<'c> {
+    /// As wide as in the original, with these new tensors; with none of them, as it was.
+    Whole(&'c Changed),
+    /// As wide as it will be, with these new tensors.
+    Pruned(&'c Changed),
+}
+
 /// Makes a layer of the pruned model.
 pub(super) trait Method {
     /// Its new tensors; those that are not among them stay. Also takes the states of `side` through the new layer.
@@ -118,10 +127,10 @@ pub(super) struct Side<'a> {
     /// The pruned model's description, in the numbers of the original.
     pub(super) spec: &'a DecoderSpec,
     /// States of the pruned model in front of its next layer; none if nothing is read.
-    student: Vec<Vec<f32>>,
+    pub(super) student: Vec<Vec<f32>>,
     /// States of the original behind layer `passed` − 1, if they are followed.
-    teacher: Option<Vec<Vec<f32>>>,
-    passed: usize,
+    pub(super) teacher: Option<Vec<Vec<f32>>>,
+    pub(super) passed: usize,
     last: usize,
 }
 
@@ -166,19 +175,16 @@ impl<'a> Side<'a> {
         Ok(())
     }
 
-    /// Sums of what a matrix of layer `index` reads in the pruned model, the layer with `changed` tensors or (`None`) as it was; with
-    /// `is_target`, also of what is missing behind it.
+    /// Sums of what a matrix of layer `index` reads in the pruned model, the layer as `now` says; with `is_target`, also of what is
+    /// missing behind it.
     pub(super) fn look(
         &self,
         index: usize,
-        changed: Option<&Changed>,
+        now: Now<'_>,
         part: LayerPart,
         is_target: bool,
     ) -> Result<Normal, ForgeError> {
-        let spec = match changed {
-            Some(_) => self.spec,
-            None => self.ground.model.spec(),
-        };
+        let spec = self.spec_of(now);
         let inputs = match part {
             LayerPart::Output => spec.query_width(),
             LayerPart::Down => spec.layers[index].feed_forward(),
@@ -189,7 +195,7 @@ impl<'a> Side<'a> {
         let Tools { runtime, scratch } = self.ground.tools;
         let mut products = Products::open(runtime, scratch, inputs, outputs)?;
         let mut normal = Normal::new(inputs);
-        self.hear(index, changed, &mut |seen| {
+        self.hear(index, now, &mut |seen| {
             let rows = Rows {
                 inputs: match part {
                     LayerPart::Qkv => seen.qkv,
@@ -228,7 +234,7 @@ impl<'a> Side<'a> {
         let Some(refit) = self.ground.refit.filter(|_| self.has_target(index)) else {
             return Ok(None);
         };
-        let normal = self.look(index, Some(changed), LayerPart::Down, true)?;
+        let normal = self.look(index, Now::Pruned(changed), LayerPart::Down, true)?;
         let down = self.ground.matrix(index, LayerPart::Down)?;
         let all: Vec<usize> = (0..normal.inputs).collect();
         let place = layer_weight(index, LayerPart::Down);
@@ -241,22 +247,13 @@ impl<'a> Side<'a> {
     pub(super) fn hear(
         &self,
         index: usize,
-        changed: Option<&Changed>,
+        now: Now<'_>,
         hear: &mut dyn FnMut(Inputs<'_>) -> Result<(), ForgeError>,
     ) -> Result<(), ForgeError> {
         let mut states = self.student.clone();
-        let ground = self.ground;
-        match changed {
-            None => {
-                let walk = ground.walk(ground.model.spec(), ground.model.weights());
-                walk.layer_inputs(index, &mut states, hear)
-            }
-            Some(changed) => {
-                let overlay = self.overlay(index, changed);
-                self.new_walk(&overlay)
-                    .layer_inputs(index, &mut states, hear)
-            }
-        }
+        let overlay = self.overlay(index, now);
+        let walk = self.ground.walk(self.spec_of(now), &overlay);
+        walk.layer_inputs(index, &mut states, hear)
     }
 
     /// Takes the pruned model's states through layer `index` with its new tensors.
@@ -265,8 +262,9 @@ impl<'a> Side<'a> {
             return Ok(());
         }
         let mut states = std::mem::take(&mut self.student);
-        let overlay = self.overlay(index, changed);
-        self.new_walk(&overlay).layer(index, &mut states)?;
+        let overlay = self.overlay(index, Now::Pruned(changed));
+        let walk = self.ground.walk(self.spec, &overlay);
+        walk.layer(index, &mut states)?;
         self.student = states;
         Ok(())
     }
@@ -282,8 +280,16 @@ impl<'a> Side<'a> {
         }
     }
 
-    fn overlay(&self, index: usize, changed: &Changed) -> Overlay<'a> {
-        let layer = &self.spec.layers[index];
+    fn spec_of(&self, now: Now<'_>) -> &'a DecoderSpec {
+        match now {
+            Now::Whole(_) => self.ground.model.spec(),
+            Now::Pruned(_) => self.spec,
+        }
+    }
+
+    fn overlay(&self, index: usize, now: Now<'_>) -> Overlay<'a> {
+        let (Now::Whole(changed) | Now::Pruned(changed)) = now;
+        let layer = &self.spec_of(now).layers[index];
         let columns = |name: &str| {
             let part = LayerPart::ALL
                 .into_iter()
@@ -292,10 +298,6 @@ impl<'a> Side<'a> {
                 .map(|linear| linear.matrix.columns)
         };
         Overlay::new(self.ground.model.weights(), index, changed, &columns)
-    }
-
-    fn new_walk<'w>(&'w self, overlay: &'w Overlay<'a>) -> Walk<'w> {
-        self.ground.walk(self.spec, overlay)
     }
 }
 

@@ -14,7 +14,7 @@ use super::layers::{divergences, short, some};
 use super::neurons::{NeuronScore, UNIT, rank};
 use super::overlay::{Changed, Overlay};
 use super::refit::{columns, fit, others};
-use super::side::{Ground, Plan, Side};
+use super::side::{Ground, Now, Plan, Side};
 use super::{PruneError, Refit};
 use crate::checkpoint::layer_weight;
 use crate::decoder::LayerPart;
@@ -87,7 +87,7 @@ fn measure(
         let cuts = cuts(width);
         let mut layer = vec![(0, 0.0)];
         if let Some(most) = cuts.last() {
-            let normal = side.look(index, None, LayerPart::Down, false)?;
+            let normal = side.look(index, Now::Whole(&Changed::new()), LayerPart::Down, false)?;
             let order = rank(ground, index, score, Some(&normal), *most)?;
             let down = ground.matrix(index, LayerPart::Down)?;
             for cut in cuts {

@@ -22,12 +22,12 @@ use super::layer::{Layer, shape};
 use super::overlay::Overlay;
 use super::quantized::{Quantized, assemble, restored};
 use super::store::{LayerCodes, Store};
-use super::toward::correct;
 use super::{
     Factor, Fold, Grid, Hessian, MIN_TOKENS, MatrixReport, Method, QuantizeError, QuantizeOptions,
     QuantizeReport, fold, gptq, importance, refine, round_to_nearest,
 };
 use crate::checkpoint::{Checkpoint, layer_weight};
+use crate::compress::toward::{Amount, PLACES, moved};
 use crate::decoder::{LayerPart, Options};
 use crate::error::ForgeError;
 use crate::folder::{Progress, Step, Watch, report};
@@ -252,10 +252,18 @@ impl Run<'_> {
         let streams = walk.layer_streams(index, &mut original)?;
         let (grams, missing) = walk.layer_toward(index, &mut hidden, &streams)?;
         self.original = original;
-        let amount = (self.options.correction, f64::from(self.options.damping));
+        let damping = self.options.damping;
+        let amount = Amount {
+            share: self.options.correction,
+            damping: f64::from(damping),
+        };
         let spec = &self.checkpoint.spec().layers[index];
-        correct(layer, spec, (&grams, &missing), amount)
-            .map_err(|(part, error)| at(index, part)(error))?;
+        let matrix = |part| layer.matrix(part);
+        let moved = moved(spec, &matrix, (&grams, &missing), &PLACES, amount)
+            .map_err(|part| at(index, part)(QuantizeError::NotPositiveDefinite { damping }))?;
+        for (part, weights) in moved {
+            layer.set_matrix(part, weights);
+        }
         Ok(grams)
     }
 

@@ -218,7 +218,7 @@ impl Factor {
 }
 
 /// The middle of the values above 0, by size; 0 if there are none.
-pub(super) fn middle(values: &[f32]) -> f64 {
+pub(in crate::compress) fn middle(values: &[f32]) -> f64 {
     let mut sizes: Vec<f32> = values
         .iter()
         .copied()

@@ -31,7 +31,6 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod tiles;
-mod toward;
 
 use crate::quantize::BLOCK;
 
@@ -40,6 +39,7 @@ pub use budget::{Allocation, Budget, Choice, allocate};
 pub use driver::quantize;
 pub use gptq::gptq;
 pub use grid::Grid;
+pub(super) use hessian::middle;
 pub use hessian::{Factor, Hessian, MAX_COLUMNS};
 pub use importance::importance;
 pub use mix::mix;
