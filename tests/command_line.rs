@@ -107,6 +107,21 @@ fn the_catalogue_is_listed_as_json() {
 }
 
 #[test]
+fn what_cannot_be_measured_is_named_with_the_next_step() {
+    for (words, parts) in [
+        (&["no-such-model"][..], ["no-such-model", "model list"]),
+        (&["./no-such-folder"], ["no-such-folder", "llmasos.json"]),
+        (&["silero-vad"], ["voice-activity", "bench nodes"]),
+    ] {
+        let said = run(&[&["model", "bench"], words].concat(), LIMIT);
+        assert_ne!(said.code, Some(0), "{words:?}");
+        for part in parts {
+            assert!(said.stderr.contains(part), "{words:?}: {}", said.stderr);
+        }
+    }
+}
+
+#[test]
 fn help_has_an_example() {
     for verb in [
         "launch",

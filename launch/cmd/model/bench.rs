@@ -2,17 +2,17 @@
 
 use std::io::Write;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use llmasos_engine::text::GraphChoice;
 
 use crate::{
     bench::model::{
-        Against, Isa, Phase, Plan, folder, measure, one_profile, one_round,
+        self, Against, Isa, Phase, Plan, measure, one_profile, one_round,
         ours::{Reference, Setup},
     },
-    models::{Cancel, Console, Models, Role, Silent},
+    models::{Cancel, Console, Models, Reporter, Role, Silent},
 };
 
 /// Help after the options.
@@ -20,6 +20,7 @@ pub(super) const HELP: &str = "Examples:
   llmasos model bench smollm2
   llmasos model bench smollm2 --threads 2 --spin on --against gguf --json
   llmasos model bench smollm2 --threads 2 --against one-thread
+  llmasos model bench ./smaller --threads 2
 
 Figures are medians over rounds with [smallest, largest]; a round is a process of its own. Nothing else should run. --against gguf fetches
 the sources of llama.cpp, builds them once (a C++ compiler is needed), gives them the same weights, and runs them in turn with ours for
@@ -59,8 +60,8 @@ enum Graph {
 /// Arguments of the verb.
 #[derive(Debug, clap::Args)]
 pub(super) struct BenchArgs {
-    /// Language model
-    #[arg(value_name = "NAME")]
+    /// Language model: a name of the catalogue, or a model folder
+    #[arg(value_name = "NAME|DIR")]
     pub(super) name: String,
     /// Inference threads; all processors by default
     #[arg(long, value_name = "N")]
@@ -175,6 +176,44 @@ impl BenchArgs {
             concurrency: list("--concurrency", &self.concurrency, 1, REQUESTS_MAX)?,
         })
     }
+
+    /// What is wrong about measuring this model so, if anything is.
+    fn misfit(&self, models: &Models) -> Option<String> {
+        let name = &self.name;
+        if super::is_folder(name) {
+            if !Path::new(name).join("llmasos.json").is_file() {
+                return Some(format!(
+                    "{name}: expected a model folder with llmasos.json, found none there. Next: `llmasos compress` or `llmasos model \
+                     import` makes one."
+                ));
+            }
+            let rival = match self.against? {
+                Against::Gguf => "gguf",
+                Against::Genai => "genai",
+                Against::OneThread => return None,
+            };
+            return Some(format!(
+                "--against {rival} needs a name of the catalogue, found the folder {name}: where its weights came from is not on this \
+                 computer. Next: `llmasos model list` prints the names."
+            ));
+        }
+        let role = models.catalogue().get(name).ok()?.role;
+        (role != Role::Language).then(|| {
+            format!(
+                "{name} is for {}, and only language models are measured here. Next: `llmasos model list` shows what each is for; \
+                 `llmasos bench nodes` measures the others.",
+                role.name()
+            )
+        })
+    }
+}
+
+/// The folder of a name or path.
+fn folder(models: &mut Models, word: &str, reporter: &mut dyn Reporter) -> anyhow::Result<PathBuf> {
+    match super::is_folder(word) {
+        true => Ok(PathBuf::from(word)),
+        false => model::folder(models, word, reporter),
+    }
 }
 
 /// Runs the verb.
@@ -184,17 +223,8 @@ pub(super) fn bench(
     all: &super::Args,
     cancel: Cancel,
 ) -> anyhow::Result<ExitCode> {
-    let role = models.catalogue().get(&args.name)?.role;
-    let wrong = match args.setup() {
-        _ if role != Role::Language => Err(format!(
-            "{} is for {}, and only language models are measured here. Next: `llmasos model list` shows what each is for; `llmasos bench \
-             nodes` measures the others.",
-            args.name,
-            role.name()
-        )),
-        setup => setup,
-    };
-    let setup = match wrong {
+    let is_folder = super::is_folder(&args.name);
+    let setup = match args.misfit(models).map_or_else(|| args.setup(), Err) {
         Ok(setup) => setup,
         Err(problem) => {
             writeln!(std::io::stderr(), "error: {problem}")?;
@@ -220,7 +250,7 @@ pub(super) fn bench(
         return Ok(ExitCode::SUCCESS);
     }
     let mut reporter = Console::new(cancel);
-    if let Some(line) = models.plan(&[&args.name])?.announcement() {
+    if !is_folder && let Some(line) = models.plan(&[&args.name])?.announcement() {
         writeln!(std::io::stderr(), "{line}")?;
     }
     folder(models, &args.name, &mut reporter)?;

@@ -103,6 +103,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Verb::Pull(pull) => pull.names.iter().collect(),
         Verb::Verify { names } => names.iter().filter(|name| !is_folder(name)).collect(),
         Verb::Info { name } => vec![name],
+        Verb::Bench(bench) if is_folder(&bench.name) => Vec::new(),
         Verb::Bench(bench) => vec![&bench.name],
     };
     if let Some(error) = names
