@@ -14,7 +14,8 @@
 //!   layers    all of a layer                             weights zeros in all matrices; saves nothing on a CPU
 //! ```
 //!
-//! Memory: hidden states of the text twice (`2 × tokens × hidden × 4` bytes), one layer, and its Gram matrix in double precision.
+//! Memory: hidden states of the text twice (`2 × tokens × hidden × 4` bytes), one layer, and its Gram matrix in double precision; where
+//! neurons go, while a layer is corrected, the states of the text at four places of it and the Gram matrices of all its inputs as well.
 
 mod correct;
 mod heads;
