@@ -45,24 +45,16 @@ pub(super) fn moved<'m>(
 ) -> Result<Vec<(LayerPart, Vec<f32>)>, LayerPart> {
     let mut moved = Vec::new();
     for &part in parts {
-        let (cross, readers, is_normed): (_, &[LayerPart], _) = match part {
-            LayerPart::Qkv => (&missing.qkv, &[LayerPart::Qkv], false),
-            LayerPart::Output => {
-                let is_normed = spec.post_attention_norm.is_some();
-                (&missing.output, &[LayerPart::Output], is_normed)
-            }
-            LayerPart::Gate | LayerPart::Up => {
-                (&missing.up, &[LayerPart::Gate, LayerPart::Up], false)
-            }
-            LayerPart::Down => {
-                let is_normed = spec.post_ffn_norm.is_some();
-                (&missing.down, &[LayerPart::Down], is_normed)
-            }
+        let (readers, is_normed): (&[LayerPart], _) = match part {
+            LayerPart::Qkv => (&[LayerPart::Qkv], false),
+            LayerPart::Output => (&[LayerPart::Output], spec.post_attention_norm.is_some()),
+            LayerPart::Gate | LayerPart::Up => (&[LayerPart::Gate, LayerPart::Up], false),
+            LayerPart::Down => (&[LayerPart::Down], spec.post_ffn_norm.is_some()),
         };
         if is_normed {
             continue;
         }
-        let gram = grams.of(part);
+        let (gram, cross) = (grams.of(part), missing.of(part));
         let factor = damped(gram, amount.damping).ok_or(part)?;
         for &reader in readers {
             let weights = matrix(reader);
@@ -70,7 +62,7 @@ pub(super) fn moved<'m>(
                 continue;
             }
             let mut change = match reader {
-                LayerPart::Output | LayerPart::Down => cross.clone(),
+                LayerPart::Output | LayerPart::Down => cross.to_vec(),
                 LayerPart::Qkv | LayerPart::Gate | LayerPart::Up => {
                     let weights: Vec<f64> = weights.iter().copied().map(f64::from).collect();
                     let mut product = vec![0.0; weights.len()];

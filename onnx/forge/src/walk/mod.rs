@@ -182,6 +182,18 @@ pub struct Missing {
     pub down: Vec<f64>,
 }
 
+impl Missing {
+    /// Of the matrices that read the same as `part`.
+    pub fn of(&self, part: LayerPart) -> &[f64] {
+        match part {
+            LayerPart::Qkv => &self.qkv,
+            LayerPart::Output => &self.output,
+            LayerPart::Gate | LayerPart::Up => &self.up,
+            LayerPart::Down => &self.down,
+        }
+    }
+}
+
 /// Hears the scores of a position.
 pub type Hear<'h> = &'h mut dyn FnMut(usize, &[f32]) -> Result<(), ForgeError>;
 

@@ -23,22 +23,10 @@ impl Side<'_> {
     /// the original is not followed, or nothing before the layer has been changed.
     pub(super) fn correct(&mut self, index: usize) -> Result<Changed, ForgeError> {
         let mut changed = Changed::new();
-        let is_next = index == self.passed;
-        let Some(teacher) = self.teacher.as_mut().filter(|_| is_next) else {
-            self.follow(index)?;
+        let Some((grams, missing)) = self.missing(index)? else {
             return Ok(changed);
         };
-        if *teacher == self.student {
-            self.follow(index)?;
-            return Ok(changed);
-        }
-        let model = self.ground.model;
-        let walk = self.ground.walk(model.spec(), model.weights());
-        let streams = walk.layer_streams(index, teacher)?;
-        self.passed += 1;
-        let mut states = self.student.clone();
-        let (grams, missing) = walk.layer_toward(index, &mut states, &streams)?;
-        let spec = &model.spec().layers[index];
+        let spec = &self.ground.model.spec().layers[index];
         let parts = LayerPart::ALL.into_iter();
         let matrices = parts
             .map(|part| match spec.linear(part) {

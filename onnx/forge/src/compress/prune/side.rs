@@ -20,10 +20,11 @@ use super::{
 };
 use crate::checkpoint::{Checkpoint, canonical, layer_weight};
 use crate::compress::degrid::layer_part;
+use crate::compress::toward::PLACES;
 use crate::decoder::{DecoderSpec, LayerPart, Linear, Options};
 use crate::error::ForgeError;
 use crate::folder::{Progress, Step, Watch, report};
-use crate::walk::{Inputs, Walk};
+use crate::walk::{Grams, Inputs, Missing, Walk};
 use crate::weights::Weights;
 
 /// What every method works on.
@@ -127,10 +128,10 @@ pub(super) struct Side<'a> {
     /// The pruned model's description, in the numbers of the original.
     pub(super) spec: &'a DecoderSpec,
     /// States of the pruned model in front of its next layer; none if nothing is read.
-    pub(super) student: Vec<Vec<f32>>,
+    student: Vec<Vec<f32>>,
     /// States of the original behind layer `passed` − 1, if they are followed.
-    pub(super) teacher: Option<Vec<Vec<f32>>>,
-    pub(super) passed: usize,
+    teacher: Option<Vec<Vec<f32>>>,
+    passed: usize,
     last: usize,
 }
 
@@ -175,6 +176,29 @@ impl<'a> Side<'a> {
         Ok(())
     }
 
+    /// Takes the original's states to behind layer `index`. Gives what the matrices of that layer, as they were, read in the pruned
+    /// model, and what is missing there; nothing if the original is not followed, or nothing before the layer has been changed.
+    pub(super) fn missing(&mut self, index: usize) -> Result<Option<(Grams, Missing)>, ForgeError> {
+        let is_next = index == self.passed;
+        let student = &self.student;
+        let differs = |teacher: &&mut Vec<Vec<f32>>| is_next && **teacher != *student;
+        let Some(teacher) = self.teacher.as_mut().filter(differs) else {
+            self.follow(index)?;
+            return Ok(None);
+        };
+        let model = self.ground.model;
+        let walk = self.ground.walk(model.spec(), model.weights());
+        let streams = walk.layer_streams(index, teacher)?;
+        self.passed += 1;
+        let mut states = self.student.clone();
+        let (grams, missing) = walk.layer_toward(index, &mut states, &streams)?;
+        for part in PLACES {
+            let sums = grams.of(part).sum.iter().chain(missing.of(part));
+            check_finite(sums, index, part)?;
+        }
+        Ok(Some((grams, missing)))
+    }
+
     /// Sums of what a matrix of layer `index` reads in the pruned model, the layer as `now` says; with `is_target`, also of what is
     /// missing behind it.
     pub(super) fn look(
@@ -209,18 +233,7 @@ impl<'a> Side<'a> {
             };
             products.add(&mut normal, &rows)
         })?;
-        let is_finite = normal
-            .gram
-            .iter()
-            .chain(&normal.cross)
-            .all(|sum| sum.is_finite());
-        if !is_finite {
-            return Err(PruneError::NotFinite {
-                place: layer_weight(index, part),
-                what: "a product of its inputs",
-            }
-            .into());
-        }
+        check_finite(normal.gram.iter().chain(&normal.cross), index, part)?;
         Ok(normal)
     }
 
@@ -298,6 +311,21 @@ impl<'a> Side<'a> {
                 .map(|linear| linear.matrix.columns)
         };
         Overlay::new(self.ground.model.weights(), index, changed, &columns)
+    }
+}
+
+/// Refuses sums over what a matrix reads that are no numbers.
+fn check_finite<'s>(
+    mut sums: impl Iterator<Item = &'s f64>,
+    index: usize,
+    part: LayerPart,
+) -> Result<(), PruneError> {
+    match sums.all(|sum| sum.is_finite()) {
+        true => Ok(()),
+        false => Err(PruneError::NotFinite {
+            place: layer_weight(index, part),
+            what: "a product of its inputs",
+        }),
     }
 }
 
