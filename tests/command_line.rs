@@ -108,10 +108,17 @@ fn the_catalogue_is_listed_as_json() {
 
 #[test]
 fn what_cannot_be_measured_is_named_with_the_next_step() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().to_str().unwrap();
+    fs::write(root.path().join("llmasos.json"), "{}").unwrap();
     for (words, parts) in [
         (&["no-such-model"][..], ["no-such-model", "model list"]),
         (&["./no-such-folder"], ["no-such-folder", "llmasos.json"]),
         (&["silero-vad"], ["voice-activity", "bench nodes"]),
+        (
+            &[folder, "--against", "gguf"],
+            ["--against gguf", "model list"],
+        ),
     ] {
         let said = run(&[&["model", "bench"], words].concat(), LIMIT);
         assert_ne!(said.code, Some(0), "{words:?}");
