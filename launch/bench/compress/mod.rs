@@ -38,7 +38,7 @@ pub struct Plan<'a> {
     pub converts: bool,
     /// Sequences that each is judged on.
     pub sequences: usize,
-    /// Tokens that each is calibrated with.
+    /// Tokens that each is calibrated with, but for ways that say themselves how many.
     pub calibration_tokens: u64,
     /// Largest graph of the way [`MIXED`], as `compress` takes it.
     pub budget: &'a str,
@@ -162,6 +162,9 @@ fn original(plan: &Plan<'_>, reporter: &mut dyn Reporter) -> Result<PathBuf> {
     Ok(place)
 }
 
+/// The flag of `compress` for how many tokens a model is calibrated with.
+const CALIBRATION: &str = "--calibration-tokens";
+
 /// One run of `compress` in a process of its own; what it says last.
 fn compress(
     plan: &Plan<'_>,
@@ -179,7 +182,10 @@ fn compress(
         .args(flags);
     command.args(["--json", "--threads", &plan.threads.to_string()]);
     command.args(["--sequences", &plan.sequences.to_string()]);
-    command.args(["--calibration-tokens", &plan.calibration_tokens.to_string()]);
+    // Unless a way needs more of them than others, and says how many.
+    if !flags.contains(&CALIBRATION) {
+        command.args([CALIBRATION, &plan.calibration_tokens.to_string()]);
+    }
     command.arg("--records").arg(&plan.dir);
     for catalogue in plan.catalogues {
         command.arg("--catalogue").arg(catalogue);

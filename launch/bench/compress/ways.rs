@@ -54,10 +54,12 @@ pub const WAYS: [Way; 21] = [
     way(
         "neurons -25 %",
         &[
+            "--calibration-tokens",
+            "64k",
             "--prune",
             "neurons:activation=25%",
             "--distil",
-            "tokens=300k,alpha=0.5,learning_rate=2e-4,batch=1,length=512",
+            "tokens=360k,alpha=0.7,learning_rate=2e-4,batch=1,length=512",
             "--quantize",
             "int8",
         ],

@@ -105,7 +105,7 @@ impl Default for DistilOptions {
             accumulate: 1,
             rate: 3e-4,
             warm_up: 0.1,
-            final_rate: 0.1,
+            final_rate: 0.0,
             decay: 0.01,
             clip: 1.0,
             frozen: vec![Frozen::Embedding, Frozen::Head],
