@@ -50,7 +50,9 @@ pub(super) struct StepFlags {
     /// Keep what is left as it is, instead of fitting it to what the whole did
     #[arg(long, requires = "prune")]
     no_refit: bool,
-    /// Then teach it what the original says: tokens=100k,alpha=0.1,temperature=1,learning_rate=1e-4,batch=2,length=512
+    /// Then teach it what the original says: tokens=100k,alpha=0.1,temperature=1,learning_rate=1e-4,batch=2,accumulate=4,length=512.
+    /// hidden_states=0.5 also compares the states behind layers, by cosine and with that weight; patience=2 ends after two of eight looks
+    /// at held-out text without a lower loss, and takes the best student
     #[arg(long, alias = "distill", value_name = "KEY=VALUE,…", value_parser = distilled)]
     distil: Option<DistilStep>,
     /// What it learns from: text, which is given (--train or --text), or generated, which the original writes itself, as much and as freely as
@@ -224,7 +226,7 @@ impl StepFlags {
     }
 }
 
-/// `tokens=100k,alpha=0.1,temperature=1,learning_rate=1e-4,batch=2,length=512`, each of them once.
+/// `tokens=100k,alpha=0.1,temperature=1,learning_rate=1e-4,batch=2,length=512` and the like.
 fn distilled(text: &str) -> Result<DistilStep, String> {
     let mut step = DistilStep::default();
     for choice in text.split(',') {
@@ -237,10 +239,16 @@ fn distilled(text: &str) -> Result<DistilStep, String> {
             "temperature" => step.temperature = quantity::fraction(value)?,
             "learning_rate" => step.learning_rate = Some(quantity::fraction(value)?),
             "batch" => step.batch = Some(quantity::count(value)? as usize),
+            "accumulate" => step.accumulate = Some(quantity::count(value)? as usize),
             "length" => step.length = Some(quantity::count(value)? as usize),
+            "hidden_states" => step.hidden_states = Some(quantity::fraction(value)?),
+            "patience" => {
+                let looks = quantity::count(value)?;
+                step.patience = Some(u32::try_from(looks).unwrap_or(u32::MAX));
+            }
             _ => {
                 return Err(format!(
-                    "expected tokens, alpha, temperature, learning_rate, batch or length, found '{key}'"
+                    "expected tokens, alpha, temperature, learning_rate, batch, accumulate, length, hidden_states or patience, found '{key}'"
                 ));
             }
         }
@@ -348,6 +356,29 @@ mod tests {
         assert_eq!(found.quantize().unwrap().method, Method::Awq);
         let found = recipe(&["--quantize", "int8"]).unwrap();
         assert_eq!(found.quantize().unwrap().method, Method::Rtn);
+    }
+
+    #[test]
+    fn every_word_of_teaching() {
+        let text = "tokens=50k,alpha=0.5,temperature=2,learning_rate=1e-4,batch=1,accumulate=4,length=512,hidden_states=0.5,patience=2";
+        let expected = DistilStep {
+            tokens: 50_000,
+            alpha: 0.5,
+            temperature: 2.0,
+            learning_rate: Some(1e-4),
+            batch: Some(1),
+            accumulate: Some(4),
+            length: Some(512),
+            hidden_states: Some(0.5),
+            patience: Some(2),
+            generated: None,
+        };
+        assert_eq!(distilled(text).unwrap(), expected);
+        let error = distilled("rate=1").unwrap_err();
+        assert!(
+            error.contains("hidden_states or patience, found 'rate'"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -260,7 +260,10 @@ fn distil(node: Node<'_>) -> Result<DistilStep, ModelError> {
         "temperature",
         "learning_rate",
         "batch",
+        "accumulate",
         "length",
+        "hidden_states",
+        "patience",
         "generated",
     ])?;
     let mut step = DistilStep::default();
@@ -273,8 +276,17 @@ fn distil(node: Node<'_>) -> Result<DistilStep, ModelError> {
     if let Some(node) = fields.optional("batch") {
         step.batch = Some(small(node)?);
     }
+    if let Some(node) = fields.optional("accumulate") {
+        step.accumulate = Some(small(node)?);
+    }
     if let Some(node) = fields.optional("length") {
         step.length = Some(small(node)?);
+    }
+    if let Some(node) = fields.optional("hidden_states") {
+        step.hidden_states = Some(share(node)?);
+    }
+    if let Some(node) = fields.optional("patience") {
+        step.patience = Some(u32::try_from(small(node)?).unwrap_or(u32::MAX));
     }
     if let Some(node) = fields.optional("generated") {
         let fields = node.fields(&["tokens", "temperature"])?;
@@ -372,7 +384,7 @@ steps:
   - degrid
   - prune: { neurons: 25%, refit: false, score: activation }
   - prune: { layers: 3 }
-  - distil: { tokens: 1.5M, alpha: 0.2, temperature: 2, learning_rate: 0.0001, batch: 2, length: 512, generated: { tokens: 9k } }
+  - distil: { tokens: 1.5M, alpha: 0.2, temperature: 2, learning_rate: 0.0001, batch: 2, accumulate: 4, length: 512, hidden_states: 0.5, patience: 3, generated: { tokens: 9k } }
   - quantize: { weights: mixed, method: best, budget: 110MB, kv: int8 }
 evaluate: { sequences: 4, length: 128, max_perplexity_increase: 3% }
 ";
@@ -406,7 +418,10 @@ evaluate: { sequences: 4, length: 128, max_perplexity_increase: 3% }
                     temperature: 2.0,
                     learning_rate: Some(0.0001),
                     batch: Some(2),
+                    accumulate: Some(4),
                     length: Some(512),
+                    hidden_states: Some(0.5),
+                    patience: Some(3),
                     generated: Some(Generate {
                         tokens: 9_000,
                         temperature: 1.0

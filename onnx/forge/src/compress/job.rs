@@ -18,22 +18,18 @@ use super::degrid;
 use super::prune;
 use super::recipe::{CompressStep, QuantizeStep};
 use crate::checkpoint::Checkpoint;
-use crate::distil::{self, DistilData, DistilOptions, Generated};
+use crate::distil::{self, DistilData, Generated};
 use crate::error::ForgeError;
 use crate::folder::{Description, Draft, ModelFolderSummary, Provenance, Watch, hash_file};
 use crate::language;
 
 /// Changes when steps of the same recipe give another result than before.
-const REVISION: u32 = 1;
+const REVISION: u32 = 2;
 /// Endings of files that make a model what it is.
 const SOURCE_ENDINGS: [&str; 4] = ["safetensors", "json", "jinja", "model"];
 /// Digits of a key: enough to tell the steps of one work folder apart.
 const KEY_DIGITS: usize = 16;
 
-/// Steps of training between two states that a stopped run goes on from.
-const SAVE_EVERY: u32 = 50;
-/// Looks at the held-out sequences during a training.
-const LOOKS: u64 = 8;
 /// One in so many training sequences is held out, to see whether the student still learns.
 const HELD_OUT_PART: usize = 16;
 
@@ -100,7 +96,6 @@ pub fn change(
             Ok((made, said(&report)?))
         }
         CompressStep::Distil(step) => {
-            let default = DistilOptions::default();
             let written = match step.generated {
                 Some(options) => {
                     let with = (tools.runtime, tools.kept);
@@ -113,26 +108,8 @@ pub fn change(
                 .as_ref()
                 .map_or(tools.train, |written| &written.texts);
             let (train, held_out) = held_out(texts);
-            let length = step.length.unwrap_or(default.length);
-            // As many tokens to a step, and to a look, whatever their length.
-            let some = |default: usize| (default / length).max(1);
-            let batch = step
-                .batch
-                .unwrap_or_else(|| some(default.batch * default.length));
-            let steps = step.tokens / (batch * length) as u64;
-            let options = DistilOptions {
-                tokens: step.tokens,
-                hard: step.alpha as f32,
-                temperature: step.temperature as f32,
-                rate: step.learning_rate.map_or(default.rate, |rate| rate as f32),
-                batch,
-                length,
-                held_out: some(default.held_out * default.length),
-                evaluate_every: u32::try_from(steps / LOOKS).unwrap_or(u32::MAX).max(1),
-                seed: tools.seed,
-                save_every: SAVE_EVERY,
-                ..default
-            };
+            let layers = [input, tools.original].map(|model| model.spec().layers.len());
+            let options = step.options(layers.into(), tools.seed);
             let models = (tools.original, input);
             let data = DistilData { train, held_out };
             let (made, report) = distil::run(models, data, &options, dir, tools.runtime, watch)?;

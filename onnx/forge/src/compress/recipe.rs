@@ -9,13 +9,15 @@
 //!                                                             quantize last: there are no floats left to change behind it
 //! ```
 
+mod distilled;
 mod pruned;
 
 use serde::{Deserialize, Serialize};
 
-use crate::distil::{Generate, MAX_GENERATED};
 use crate::error::ForgeError;
 use crate::static_int8::StaticOptions;
+pub(super) use distilled::counterparts;
+pub use distilled::{DistilStep, GENERATED_TOKENS};
 pub use pruned::{PruneStep, Pruned, Score};
 
 /// Most steps of a recipe.
@@ -24,12 +26,6 @@ pub const MAX_STEPS: usize = 16;
 const LENGTH: std::ops::RangeInclusive<usize> = 80..=8192;
 /// Sequences of an evaluation.
 const SEQUENCES: std::ops::RangeInclusive<usize> = 1..=4096;
-/// Tokens that the original writes unless somebody says otherwise: some dozens of texts, read many times.
-pub const GENERATED_TOKENS: u64 = 8_192;
-/// Sequences of a step of distillation.
-const BATCH: std::ops::RangeInclusive<usize> = 1..=64;
-/// Tokens of a sequence of distillation.
-const DISTIL_LENGTH: std::ops::RangeInclusive<usize> = 16..=4096;
 /// Tokens of calibration and of distillation.
 const TOKENS: std::ops::RangeInclusive<u64> = 1_000..=1_000_000_000;
 
@@ -89,30 +85,6 @@ pub enum CompressStep {
     Distil(DistilStep),
     /// Stores weights with fewer bits.
     Quantize(QuantizeStep),
-}
-
-/// How the smaller model is taught.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DistilStep {
-    /// Tokens seen.
-    pub tokens: u64,
-    /// Share of the loss that is the text itself; the rest is the original's predictions.
-    pub alpha: f64,
-    /// Temperature of both distributions.
-    pub temperature: f64,
-    /// Largest learning rate of AdamW; the step's own choice if there is none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub learning_rate: Option<f64>,
-    /// Sequences of a step; the step's own choice if there is none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub batch: Option<usize>,
-    /// Tokens of a sequence; the step's own choice if there is none. What is judged on long texts has to learn from long ones.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub length: Option<usize>,
-    /// Text that the original writes itself, instead of text that is given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub generated: Option<Generate>,
 }
 
 /// How weights are stored.
@@ -195,20 +167,6 @@ impl Default for CompressRecipe {
                 max_perplexity_increase: None,
                 min_agreement: None,
             },
-        }
-    }
-}
-
-impl Default for DistilStep {
-    fn default() -> DistilStep {
-        DistilStep {
-            tokens: 100_000,
-            alpha: 0.1,
-            temperature: 1.0,
-            learning_rate: None,
-            batch: None,
-            length: None,
-            generated: None,
         }
     }
 }
@@ -349,21 +307,22 @@ impl CompressRecipe {
         if let Some((field, expected)) = judgement {
             return Err(wrong(field, expected.into(), "given".into()));
         }
+        let mut words: Vec<&str> = Vec::new();
         for step in &self.steps {
-            match step {
-                CompressStep::Quantize(step) => step.check_for(kind)?,
-                other if kind != ModelKind::Language => {
-                    return Err(wrong(
-                        "steps",
-                        format!(
-                            "quantize alone for {}: the other steps work on language models",
-                            kind.words()
-                        ),
-                        other.word().into(),
-                    ));
+            match (kind, step) {
+                (_, CompressStep::Quantize(step)) => step.check_for(kind)?,
+                (ModelKind::Language, _) => {}
+                (ModelKind::Encoder, CompressStep::Prune(step)) => step.check_for_encoder()?,
+                (ModelKind::Encoder, CompressStep::Distil(step)) => step.check_for_encoder()?,
+                (ModelKind::Encoder | ModelKind::Detector, other) => {
+                    return Err(wrong("steps", possible(kind).into(), other.word().into()));
                 }
-                _ => {}
             }
+            if kind != ModelKind::Language && words.contains(&step.word()) {
+                let found = format!("{} twice", step.word());
+                return Err(wrong("steps", possible(kind).into(), found));
+            }
+            words.push(step.word());
         }
         Ok(())
     }
@@ -403,74 +362,6 @@ impl CompressStep {
             CompressStep::Prune(step) => step.check(),
             CompressStep::Distil(step) => step.check(),
             CompressStep::Quantize(step) => step.check(),
-        }
-    }
-}
-
-impl DistilStep {
-    fn check(&self) -> Result<(), ForgeError> {
-        let cases = [
-            (
-                "distil.tokens",
-                TOKENS.contains(&self.tokens),
-                "1000..=1000000000",
-                self.tokens.to_string(),
-            ),
-            (
-                "distil.alpha",
-                (0.0..=1.0).contains(&self.alpha),
-                "0..=1",
-                self.alpha.to_string(),
-            ),
-            (
-                "distil.temperature",
-                (0.1..=20.0).contains(&self.temperature),
-                "0.1..=20",
-                self.temperature.to_string(),
-            ),
-            (
-                "distil.learning_rate",
-                self.learning_rate
-                    .is_none_or(|rate| rate > 0.0 && rate <= 1.0),
-                "more than 0, at most 1",
-                self.learning_rate.unwrap_or_default().to_string(),
-            ),
-            (
-                "distil.batch",
-                self.batch.is_none_or(|batch| BATCH.contains(&batch)),
-                "1..=64",
-                self.batch.unwrap_or_default().to_string(),
-            ),
-            (
-                "distil.length",
-                self.length
-                    .is_none_or(|length| DISTIL_LENGTH.contains(&length)),
-                "16..=4096",
-                self.length.unwrap_or_default().to_string(),
-            ),
-            (
-                "distil.generated.tokens",
-                self.generated.is_none_or(|generated| {
-                    (*TOKENS.start()..=MAX_GENERATED).contains(&generated.tokens)
-                }),
-                "1000..=1048576",
-                self.generated
-                    .map_or(0, |generated| generated.tokens)
-                    .to_string(),
-            ),
-            (
-                "distil.generated.temperature",
-                self.generated
-                    .is_none_or(|generated| (0.1..=10.0).contains(&generated.temperature)),
-                "0.1..=10",
-                self.generated
-                    .map_or(1.0, |generated| generated.temperature)
-                    .to_string(),
-            ),
-        ];
-        match cases.into_iter().find(|(_, is_good, _, _)| !is_good) {
-            Some((field, _, expected, found)) => Err(wrong(field, expected.into(), found)),
-            None => Ok(()),
         }
     }
 }
@@ -566,6 +457,15 @@ impl QuantizeStep {
             return Err(wrong("quantize.weights", expected, word(self.weights)));
         }
         Ok(())
+    }
+}
+
+/// Steps that models which are one graph are offered.
+fn possible(kind: ModelKind) -> &'static str {
+    match kind {
+        ModelKind::Language => "any",
+        ModelKind::Encoder => "prune layers, distil and quantize for an encoder, each once at most",
+        ModelKind::Detector => "quantize alone for a detector",
     }
 }
 
@@ -730,6 +630,7 @@ mod tests {
         const STATIC: &str = r#"{"step":"quantize","weights":"int8-static","method":"rtn","activations":{"ranges":"entropy"}}"#;
         const DYNAMIC: &str = r#"{"step":"quantize","weights":"int8-dynamic","method":"rtn","activations":{"keep_float":["a"]}}"#;
         const FP16: &str = r#"{"step":"quantize","weights":"fp16","method":"rtn"}"#;
+        const LAYERS: &str = r#"{"step":"prune","what":{"layers":1},"refit":true}"#;
         use ModelKind::{Detector, Encoder, Language};
         let cases = [
             (BEST, Language, None),
@@ -751,11 +652,18 @@ mod tests {
                 Some("quantize.weights is int4, expected int8-static or fp16"),
             ),
             (BEST, Encoder, Some("for an encoder")),
+            (PRUNE, Encoder, Some("expected layers of an encoder")),
             (
                 PRUNE,
-                Encoder,
-                Some("expected quantize alone for an encoder"),
+                Detector,
+                Some("expected quantize alone for a detector"),
             ),
+            (
+                DEGRID,
+                Encoder,
+                Some("expected prune layers, distil and quantize"),
+            ),
+            (LAYERS, Encoder, None),
         ];
         for (step, kind, expected) in cases {
             let recipe = recipe(&format!("[{step}]"));

@@ -119,6 +119,19 @@ impl PruneStep {
         self.refit || !is_by_size
     }
 
+    /// Refuses what an encoder is not offered.
+    pub(super) fn check_for_encoder(&self) -> Result<(), ForgeError> {
+        let (expected, found) = match (self.what, self.score) {
+            (Pruned::Layers(_), None) => return Ok(()),
+            (Pruned::Layers(_), Some(_)) => (
+                "no score for an encoder: what stays is spread evenly",
+                "a score",
+            ),
+            (_, _) => ("layers of an encoder", "other parts"),
+        };
+        Err(wrong("prune", expected.into(), found.into()))
+    }
+
     pub(super) fn check(&self) -> Result<(), ForgeError> {
         let is_part = |part: f64| part > 0.0 && part < 1.0;
         let (field, is_good, expected, found) = match self.what {
