@@ -204,6 +204,80 @@ fn an_encoder_keeps_its_vectors_and_their_order() {
 }
 
 #[test]
+fn an_encoder_with_fewer_layers_learns_from_the_whole() {
+    let stored = ["--quantize", "fp16"];
+    let cut = [&["--prune", "layers=1"], &stored[..]].concat();
+    let plain = last(&Bench::new().encoder(&cut).expect_code(0));
+    let bench = Bench::new();
+    let train = bench.word("calibration.txt");
+    let taught = [
+        &["--train", &train, "--distil"][..],
+        &["tokens=7k,batch=4,length=16,learning_rate=0.003"],
+        &cut[..],
+    ]
+    .concat();
+    let found = last(&bench.encoder(&taught).expect_code(0));
+    let (before, after) = (number(&plain, "cosine"), number(&found, "cosine"));
+    assert!(1.0 - after < 0.5 * (1.0 - before), "{before} → {after}");
+    let steps = &found["report"]["steps"];
+    let words: Vec<&Value> = (0..3).map(|step| &steps[step]["step"]).collect();
+    assert_eq!(words, ["prune", "distil", "quantize"]);
+    assert_eq!(steps[0]["detail"]["kept"], serde_json::json!([1]));
+    let step = &steps[1];
+    assert_eq!(step["detail"]["steps"], 110);
+    assert!(number(&step["detail"], "distance") < number(&step["detail"], "distance_before"));
+    let texts = found["report"]["texts"].as_array().unwrap();
+    assert!(
+        texts.iter().any(|text| text["purpose"] == "train"),
+        "{texts:?}"
+    );
+    assert!(number(&found, "bytes") < 0.8 * number(&plain, "original_bytes"));
+    run(&["model", "verify", &bench.word("small")], LIMIT).expect_code(0);
+    let folder = ModelFolder::open(&bench.path("small")).unwrap();
+    let mut encoder = Encoder::load(&runtime(), &folder).unwrap();
+    assert_eq!(encoder.embed("a dog").unwrap().len(), 64);
+    // The report says where it came from, and a graph cannot be cut again.
+    let again = Bench::new();
+    for (model, more, code, expected) in [
+        (
+            &bench.path("small"),
+            &cut[..],
+            1,
+            "does not tell one layer from the next",
+        ),
+        (
+            &source("bert"),
+            &["--prune", "layers=2"],
+            1,
+            "1..=1 of its 2 layers",
+        ),
+        (
+            &source("bert"),
+            &["--prune", "heads=1"],
+            2,
+            "layers of an encoder",
+        ),
+        (
+            &source("bert"),
+            &["--prune", "layers:influence=1"],
+            2,
+            "spread evenly",
+        ),
+    ] {
+        let words = match more.contains(&"--quantize") {
+            true => more.to_vec(),
+            false => [more, &stored[..]].concat(),
+        };
+        let test = again.word("test.txt");
+        let sizes = ["--test", &test, "--sequences", "5", "--length", "100"];
+        let finished = again.compress(model, &[&words[..], &sizes].concat());
+        let finished = finished.expect_code(code);
+        assert!(finished.stderr.contains(expected), "{}", finished.stderr);
+        assert!(!again.path("small").exists());
+    }
+}
+
+#[test]
 fn what_makes_no_sense_is_refused_with_the_reason() {
     let bench = Bench::new();
     let images = squares("images").display().to_string();

@@ -90,14 +90,7 @@ impl Given {
             }
             Given::Path(path) => (path.clone(), "not stated"),
             Given::Entry(entry) => {
-                let unpacked = scratch.join("unpacked");
-                std::fs::create_dir_all(&unpacked)
-                    .with_context(|| format!("creating {}", unpacked.display()))?;
-                let files = models.unpack_sources(&name, FetchPolicy::Auto, &unpacked, reporter)?;
-                let path = match files.as_slice() {
-                    [file] => file.clone(),
-                    _ => unpacked,
-                };
+                let path = unpacked(models, &name, scratch, reporter)?;
                 (path, entry.license.as_str())
             }
         };
@@ -143,6 +136,26 @@ impl Given {
             }
         }
     }
+}
+
+/// The published files of a model of the catalogue, unpacked below `scratch`: the folder of them, or the only one.
+///
+/// # Errors
+/// Those of fetching and unpacking.
+pub(super) fn unpacked(
+    models: &mut Models,
+    name: &str,
+    scratch: &Path,
+    reporter: &mut dyn Reporter,
+) -> Result<PathBuf> {
+    let unpacked = scratch.join("unpacked");
+    std::fs::create_dir_all(&unpacked)
+        .with_context(|| format!("creating {}", unpacked.display()))?;
+    let files = models.unpack_sources(name, FetchPolicy::Auto, &unpacked, reporter)?;
+    Ok(match files.as_slice() {
+        [file] => file.clone(),
+        _ => unpacked,
+    })
 }
 
 /// sha256 over hashes.

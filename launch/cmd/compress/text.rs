@@ -25,7 +25,7 @@ pub(crate) const SAMPLE: &str = "wikipedia-sample";
 
 /// How often a training text is read before more is asked for: a language model gains nearly as much from four readings as from new
 /// text (Muennighoff et al. 2023).
-const MAX_READINGS: usize = 4;
+pub(super) const MAX_READINGS: usize = 4;
 
 /// Where texts come from, as flags.
 #[derive(Clone, Debug, Default, clap::Args)]

@@ -17,7 +17,7 @@ use crate::checkpoint::{About, Checkpoint};
 use crate::error::ForgeError;
 use crate::folder::{ModelFolderSummary, Provenance, SourceRecord, Watch, hash_file};
 use crate::huggingface::FILES;
-use crate::language::{Text, open_folder, open_gguf};
+use crate::language::{Text, Use, open_folder, open_gguf};
 use crate::recipe::{Recipe, WeightFormat, build};
 use crate::weights::Weights;
 
@@ -53,13 +53,20 @@ impl Default for ImportOptions {
 /// # Errors
 /// [`ForgeError`] names what is wrong with them.
 pub fn is_encoder(path: &Path) -> Result<bool, ForgeError> {
-    let about = fs::metadata(path).map_err(ForgeError::io("inspect", path))?;
-    let mut look = |model: &Model, _: &dyn Weights, _: &Text| -> Result<bool, ForgeError> {
+    open(path, &mut |model, _, _| {
         Ok(matches!(model, Model::Encoder(_)))
-    };
+    })
+}
+
+/// Opens a Hugging Face folder or a GGUF file.
+///
+/// # Errors
+/// [`ForgeError`] names what is wrong with it; and those of `then`.
+pub(crate) fn open<T>(path: &Path, then: Use<'_, T>) -> Result<T, ForgeError> {
+    let about = fs::metadata(path).map_err(ForgeError::io("inspect", path))?;
     match about.is_dir() {
-        true => open_folder(&folder_files(path)?, &mut look),
-        false => open_gguf(path, &mut look).map_err(ForgeError::in_file(path)),
+        true => open_folder(&folder_files(path)?, then),
+        false => open_gguf(path, then).map_err(ForgeError::in_file(path)),
     }
 }
 
@@ -146,10 +153,7 @@ pub fn import_checkpoint(
         };
         Checkpoint::import(spec, weights, text, about, dir, watch)
     };
-    match about.is_dir() {
-        true => open_folder(&sources, &mut write),
-        false => open_gguf(path, &mut write).map_err(ForgeError::in_file(path)),
-    }
+    open(path, &mut write)
 }
 
 fn records(

@@ -50,7 +50,8 @@ pub(crate) struct Text {
 }
 
 /// Does something with the parts of a source while it is open.
-type Use<'u, T> = &'u mut dyn FnMut(&Model, &dyn Weights, &Text) -> Result<T, ForgeError>;
+pub(crate) type Use<'u, T> =
+    &'u mut dyn FnMut(&Model, &dyn Weights, &Text) -> Result<T, ForgeError>;
 
 /// What was built, for `llmasos.json`.
 #[derive(Debug, Clone, PartialEq)]
@@ -166,7 +167,11 @@ pub(crate) fn from_checkpoint(
     write(&model, checkpoint.weights(), &text, coding, dir, watch)
 }
 
-fn write(
+/// Writes the files of a model.
+///
+/// # Errors
+/// [`ForgeError`] names what is wrong with it.
+pub(crate) fn write(
     model: &Model,
     weights: &dyn Weights,
     text: &Text,

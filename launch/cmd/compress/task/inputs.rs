@@ -14,7 +14,7 @@ use llmasos_engine::{ModelFolder, Runtime, text::Encoder};
 use llmasos_forge::{
     ForgeError,
     compress::{
-        recipe::CompressRecipe,
+        recipe::{CompressRecipe, CompressStep},
         report::{PictureReport, TextReport},
     },
     corpus::Part,
@@ -24,6 +24,7 @@ use llmasos_forge::{
 
 use super::super::Texts;
 use super::super::recipe_file::PicturePaths;
+use super::super::text::MAX_READINGS;
 use crate::cmd::progress::watch;
 use crate::models::{FetchPolicy, Models, Reporter};
 
@@ -67,6 +68,8 @@ pub(crate) struct PictureSets {
 pub(crate) struct SentenceSets {
     /// Empty if nothing is calibrated.
     pub(crate) calibration: Vec<String>,
+    /// As tokens; empty if nothing is taught.
+    pub(crate) train: Vec<Vec<u32>>,
     pub(crate) test: Vec<String>,
     reports: Vec<TextReport>,
 }
@@ -88,9 +91,9 @@ impl Inputs {
         }
     }
 
-    /// What names the calibration: with another one it is another step.
-    pub(crate) fn calibration_key(&self) -> Vec<String> {
-        let is_wanted = |purpose: &str| purpose == Part::Calibration.name();
+    /// What names a part of them: with another one it is another step.
+    pub(crate) fn key_of(&self, part: Part) -> Vec<String> {
+        let is_wanted = |purpose: &str| purpose == part.name();
         let pictures = self.pictures();
         let pictures = pictures.iter().filter(|it| is_wanted(&it.purpose));
         let texts = self.texts();
@@ -185,11 +188,30 @@ impl SentenceSets {
             let wanted = (tokens, longest);
             calibration = texts.sentences(Part::Calibration, wanted, &mut count, reporter)?;
         }
+        let mut train = Vec::new();
+        if let Some(tokens) = recipe.steps.iter().find_map(taught_with) {
+            let tokens = usize::try_from(tokens).context("tokens to be taught with")?;
+            let wanted = (tokens.div_ceil(MAX_READINGS), longest);
+            let found = texts.sentences(Part::Train, wanted, &mut count, reporter)?;
+            train = found
+                .iter()
+                .map(|text| encoder.tokenize(text))
+                .collect::<Result<_, _>>()?;
+        }
         Ok(SentenceSets {
             calibration,
+            train,
             test,
             reports: texts.reports(),
         })
+    }
+}
+
+/// Tokens that a step is taught with.
+fn taught_with(step: &CompressStep) -> Option<u64> {
+    match step {
+        CompressStep::Distil(step) => Some(step.tokens),
+        CompressStep::Degrid { .. } | CompressStep::Prune(_) | CompressStep::Quantize(_) => None,
     }
 }
 

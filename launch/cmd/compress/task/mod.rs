@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   MODEL ─ source ─► folder ─┬─ quantize (ranges from pictures or sentences) ─► folder ─┬─ judge ─► agreement ─┐
-//!                             │                                                          ├─ beside ─► speed ────┴─► report ─► DIR
+//!                             │   (an encoder may lose layers first: shorter)            ├─ beside ─► speed ────┴─► report ─► DIR
 //!                             └──────────────── the original ────────────────────────────┘
 //! ```
 //!
@@ -10,6 +10,7 @@
 
 mod inputs;
 mod judge;
+mod shorter;
 mod source;
 
 use std::collections::BTreeMap;
@@ -28,6 +29,7 @@ use llmasos_forge::{
             Agreement, Beside, CompressReport, Measured, REPORT_FORMAT, SourceReport, StepReport,
         },
     },
+    corpus::Part,
     static_int8::{NewModel, Samples, StaticError, detector_samples, encoder_samples},
 };
 use serde::Deserialize;
@@ -40,6 +42,7 @@ use crate::cmd::{output, progress::watch, usage::wrong};
 use crate::models::{Event, Models, Reporter};
 pub(crate) use inputs::{Inputs, PictureFlags, PictureSets, SentenceSets, views};
 pub(crate) use judge::{agreement, answers};
+use shorter::Whole;
 pub(crate) use source::Source;
 
 /// Names of the graph's files.
@@ -76,13 +79,16 @@ pub(super) fn compress(
     begun: Instant,
     reporter: &mut dyn Reporter,
 ) -> Result<ExitCode> {
-    let job = Job::prepare(order, models, reporter)?;
-    let (made, step) = job.quantize(reporter)?;
+    let mut models = models;
+    let job = Job::prepare(order, &mut models, reporter)?;
+    let whole = job.shorten(&mut models, reporter)?;
+    let (made, step) = job.quantize(&whole, reporter)?;
     let found = job.judge(&made.summary.dir, reporter)?;
     let measured = job.measure(&made, begun, reporter)?;
     let least = job.order.recipe.evaluate.min_agreement;
     let is_close = least.is_none_or(|least| found.figure() >= least);
-    let report = job.report(step, found, measured, made.is_met && is_close)?;
+    let steps = [whole.steps, vec![step]].concat();
+    let report = job.report(steps, found, measured, made.is_met && is_close)?;
     compress::attach(&made.summary.dir, &report)?;
     let args = job.order.args;
     if !report.is_within_budget {
@@ -97,7 +103,7 @@ pub(super) fn compress(
 impl<'a> Job<'a> {
     fn prepare(
         order: Order<'a>,
-        mut models: Models,
+        models: &mut Models,
         reporter: &mut dyn Reporter,
     ) -> Result<Job<'a>> {
         let recipe = &order.recipe;
@@ -107,7 +113,7 @@ impl<'a> Job<'a> {
             .map_err(|error| wrong(error.to_string()))?;
         let Some(step) = recipe.quantize().cloned() else {
             return Err(wrong(
-                "nothing to do for a detector or an encoder. Next: `--quantize int8-static`.",
+                "a detector or an encoder needs to be told how its weights are stored. Next: `--quantize int8-static`.",
             ));
         };
         let args = order.args;
@@ -120,18 +126,18 @@ impl<'a> Job<'a> {
         let license = args.license.as_deref();
         let folder = order
             .source
-            .folder(&mut models, (&work, &sha256), license, reporter)?;
+            .folder(models, (&work, &sha256), license, reporter)?;
         let runtime = run::runtime(args.threads)?;
         let is_calibrated = CompressStep::Quantize(step.clone()).reads_calibration();
         let inputs = match kind {
             ModelKind::Detector => {
                 let from = (&args.pictures, &order.paths.pictures);
                 let rules = (is_calibrated, args.texts.same_data);
-                Inputs::Pictures(PictureSets::read(&mut models, from, rules, reporter)?)
+                Inputs::Pictures(PictureSets::read(models, from, rules, reporter)?)
             }
             ModelKind::Encoder | ModelKind::Language => {
                 let paths = order.paths.texts.clone();
-                let texts = Texts::new(&mut models, &args.texts, paths, recipe.seed);
+                let texts = Texts::new(models, &args.texts, paths, recipe.seed);
                 let with = (folder.as_path(), &runtime);
                 let sets = SentenceSets::read(texts, with, recipe, is_calibrated, reporter)?;
                 Inputs::Sentences(sets)
@@ -149,9 +155,9 @@ impl<'a> Job<'a> {
     }
 
     /// The new folder; an earlier run's, if it was finished.
-    fn quantize(&self, reporter: &mut dyn Reporter) -> Result<(Ready, StepReport)> {
+    fn quantize(&self, whole: &Whole, reporter: &mut dyn Reporter) -> Result<(Ready, StepReport)> {
         let step = CompressStep::Quantize(self.step.clone());
-        let key = compress::key(&self.sha256, &step, &self.inputs.calibration_key());
+        let key = compress::key(&whole.key, &step, &self.inputs.key_of(Part::Calibration));
         let dir = self.work.place("result", &key);
         if let Some(noted) = self.work.noted::<StepReport>("result", &key)
             && let Some(made) = again(&dir, &noted)
@@ -172,6 +178,7 @@ impl<'a> Job<'a> {
         let name = name.unwrap_or_default().to_string_lossy();
         let recipe = json!({
             "kind": "compress",
+            "steps": self.order.recipe.steps,
             "quantize": self.step,
             "pictures": self.inputs.pictures(),
             "texts": self.inputs.texts(),
@@ -192,12 +199,12 @@ impl<'a> Job<'a> {
             samples,
         };
         let mut watch = watch(reporter, "quantize");
-        let made = finish_graph(&self.step, &self.folder, tools, new, &dir, &mut watch);
+        let made = finish_graph(&self.step, &whole.folder, tools, new, &dir, &mut watch);
         let made = made.map_err(explained).context("quantize")?;
         drop(watch);
         let report = StepReport {
             step: "quantize".into(),
-            parameters: graph_parameters(&self.folder)?,
+            parameters: graph_parameters(&whole.folder)?,
             seconds: begun.elapsed().as_secs_f64(),
             is_resumed: false,
             detail: with_met(&made),
@@ -245,7 +252,7 @@ impl<'a> Job<'a> {
 
     fn report(
         &self,
-        step: StepReport,
+        steps: Vec<StepReport>,
         agreement: Agreement,
         measured: Measured,
         is_within_budget: bool,
@@ -260,7 +267,7 @@ impl<'a> Job<'a> {
             recipe: self.order.recipe.clone(),
             texts: self.inputs.texts(),
             pictures: self.inputs.pictures(),
-            steps: vec![step],
+            steps,
             evaluation: None,
             codes: None,
             agreement: Some(agreement),
@@ -370,7 +377,7 @@ fn too_far(report: &CompressReport, is_met: bool) -> String {
             .unwrap_or_default();
         let error = report
             .steps
-            .first()
+            .last()
             .and_then(|step| step.detail["error"].as_f64());
         reasons.push(format!(
             "the worst output is off by {:.2} %, at most {:.2} % were asked for",

@@ -3,7 +3,7 @@
 //! ```text
 //!   recipe ─► job ─┬─ change: degrid, prune, distil ─► checkpoint ─► …
 //!                  └─ finish: quantize (coding, mixing), kv ─► model folder ─► report
-//!   detectors, encoders: model folder ─ ready ─► model folder ─► report
+//!   detectors, encoders: (published files ─ shorter ─►) model folder ─ ready ─► model folder ─► report
 //! ```
 
 mod coding;
@@ -19,6 +19,7 @@ mod ready;
 pub mod recipe;
 pub mod report;
 mod search;
+mod shorter;
 mod solve;
 mod toward;
 
@@ -32,3 +33,4 @@ pub use prune::{PruneOptions, PruneReport, prune};
 pub use ready::{Ready, ReadyTools, finish_graph, graph_parameters};
 pub use report::attach;
 pub use search::Search;
+pub use shorter::Shorter;

@@ -62,6 +62,7 @@ pub use options::{
     DEFAULT_PERCENT, MAX_ERROR_SAMPLES, MIN_PERCENT, OnUnknown, ProductForm, RangeMethod,
     StaticOptions,
 };
+pub(crate) use output::sources;
 pub use output::{NewModel, write_folder};
 pub use report::{LeftReport, NodeReport, StaticReport, ValueReport};
 pub use samples::{

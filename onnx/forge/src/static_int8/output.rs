@@ -67,7 +67,10 @@ pub fn write_folder(
 }
 
 /// Where the original came from, as its description says.
-fn sources(folder: &Path) -> Result<Vec<SourceRecord>, ForgeError> {
+///
+/// # Errors
+/// [`ForgeError::Io`] and [`ForgeError::Recipe`] for a description that cannot be read.
+pub(crate) fn sources(folder: &Path) -> Result<Vec<SourceRecord>, ForgeError> {
     #[derive(serde::Deserialize)]
     struct Sources {
         #[serde(default)]
