@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use llmasos_forge::{
+    Recipe,
     compress::{
         self, Shorter, graph_parameters,
         recipe::{CompressStep, DistilStep, PruneStep, Pruned},
@@ -123,16 +124,19 @@ impl Job<'_> {
 
     /// The weights as they were published: a graph does not tell one layer from the next.
     fn published(&self, models: &mut Models, reporter: &mut dyn Reporter) -> Result<PathBuf> {
-        match &self.order.source {
-            Source::Published(path) => Ok(path.clone()),
-            Source::Entry(entry, _) => {
-                unpacked(models, &entry.name, &self.work.scratch(), reporter)
-            }
-            Source::Folder(path, _) => anyhow::bail!(
-                "{} is a model folder: its graph does not tell one layer from the next. Next: give what it was made of: a Hugging Face \
-                 folder, a .gguf file, or a name of the catalogue.",
-                path.display()
-            ),
-        }
+        let ready = match &self.order.source {
+            Source::Published(path) => return Ok(path.clone()),
+            Source::Entry(entry, _) => match entry.recipe {
+                Recipe::Huggingface { .. } | Recipe::Gguf { .. } => {
+                    return unpacked(models, &entry.name, &self.work.scratch(), reporter);
+                }
+                _ => format!("{} was published as a graph", entry.name),
+            },
+            Source::Folder(path, _) => format!("{} is a model folder", path.display()),
+        };
+        anyhow::bail!(
+            "{ready}, and a graph does not tell one layer from the next. Next: give a Hugging Face folder, a .gguf file, or a name of \
+             the catalogue that is made from one, such as minilm-l6-v2-fp32."
+        )
     }
 }

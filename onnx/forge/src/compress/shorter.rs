@@ -98,7 +98,7 @@ impl Shorter<'_> {
         let pairs = counterparts((whole - self.gone, whole));
         let kept: Vec<usize> = pairs.into_iter().map(|(_, layer)| layer).collect();
         let student = without_others(spec, &kept);
-        let pruned = json!({ "what": "layers", "kept": kept, "layers": kept.len() });
+        let pruned = json!({ "what": "layers", "kept": kept, "left": kept.len() });
         let Some(step) = self.distil else {
             let model = Model::Encoder(Box::new(student));
             let built = language::write(&model, weights, text, &Options::FP32, dir, watch)?;
