@@ -34,7 +34,7 @@ const fn of(model: &'static str, name: &'static str, flags: &'static [&'static s
 }
 
 /// All of them, from the plainest on; those of a detector or encoder last.
-pub const WAYS: [Way; 21] = [
+pub const WAYS: [Way; 22] = [
     way("int4 rtn", &["--quantize", "int4", "--method", "rtn"]),
     way(
         "int4 importance",
@@ -50,7 +50,11 @@ pub const WAYS: [Way; 21] = [
     way(MIXED, &["--quantize", "mixed"]),
     way("int8", &["--quantize", "int8"]),
     way("int8 kv int8", &["--quantize", "int8", "--kv", "int8"]),
-    way("int8 dynamic", &["--quantize", "int8-dynamic"]),
+    way(
+        "int8 dynamic",
+        &["--quantize", "int8-dynamic", "--method", "awq"],
+    ),
+    way("int8 dynamic rtn", &["--quantize", "int8-dynamic"]),
     way(
         "neurons -25 %",
         &[

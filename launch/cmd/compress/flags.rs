@@ -29,7 +29,7 @@ pub(super) struct StepFlags {
     #[arg(long, value_enum, value_name = "WEIGHTS")]
     quantize: Option<BitsWord>,
     /// How 4-bit codes are chosen [default: best for int4 and mixed, awq behind a mask; rtn for int4-minima, which takes weights that were
-    /// published so without loss]
+    /// published so without loss]. For int8-dynamic of a language model, awq first moves large activations into weights, which costs far less
     #[arg(long, value_enum, requires = "quantize")]
     method: Option<MethodWord>,
     /// Largest graph of those that are mapped, with --quantize mixed

@@ -7,6 +7,7 @@ use super::kv::kv_int8;
 use super::mixing::mixed;
 use super::quantize::{QuantizeOptions, QuantizeReport, Quantized, quantize};
 use super::recipe::{Bits, KvBits, Method, QuantizeStep, word};
+use super::smooth::smooth;
 use crate::checkpoint::Checkpoint;
 use crate::decoder::{Coding, LayerPart, Options, Place, Storage};
 use crate::error::ForgeError;
@@ -17,6 +18,8 @@ use crate::quantize::CodeFormat;
 const ACTIVATIONS_INT8: u8 = 4;
 /// Tokens with which keys and values are measured: the largest value of a channel is found early.
 const KV_TOKENS: usize = 4096;
+/// Tokens with which activations are measured, for the same reason.
+const SMOOTH_TOKENS: usize = 8192;
 
 /// A coding, and what the step that chose it says.
 pub struct Chosen {
@@ -30,8 +33,8 @@ pub struct Chosen {
 enum Stored {
     /// To the nearest, in passing.
     Plain(Options),
-    /// Activations quantized as they come.
-    Fast,
+    /// Activations quantized as they come; of the model in which their large channels were moved into weights, if they were.
+    Fast(Option<Box<Checkpoint>>),
     /// Codes that were searched, and the model they belong to.
     Searched(Box<Quantized>),
 }
@@ -82,7 +85,13 @@ impl Chosen {
             Bits::Int8 => (plain(blocks, ACTIVATIONS_INT8), detail),
             Bits::Fp32 => (plain(Storage::Fp32, 0), detail),
             Bits::Fp16 => (plain(Storage::Fp16, 0), half_detail(detail)),
-            Bits::Int8Dynamic => (Stored::Fast, detail),
+            Bits::Int8Dynamic if step.method == Method::Rtn => (Stored::Fast(None), detail),
+            Bits::Int8Dynamic => {
+                let texts = beginning(tools.calibration, SMOOTH_TOKENS);
+                let place = tools.kept.join("smooth");
+                let made = smooth(input, texts, tools.runtime, (&place, tools.scratch), watch)?;
+                (Stored::Fast(Some(Box::new(made))), detail)
+            }
             Bits::Int8Static => {
                 return unknown(
                     "int4, int4-minima, mixed, int8, int8-dynamic, fp16 or fp32 for a language model",
@@ -134,7 +143,7 @@ impl Chosen {
     pub fn coding(&self) -> &dyn Coding {
         match &self.coding {
             Stored::Plain(options) => options,
-            Stored::Fast => &FastPrompts,
+            Stored::Fast(_) => &FastPrompts,
             Stored::Searched(quantized) => quantized.as_ref(),
         }
     }
@@ -145,7 +154,8 @@ impl Chosen {
         match (&self.with_kv, &self.coding) {
             (Some(made), _) => made,
             (None, Stored::Searched(quantized)) => quantized.checkpoint(),
-            (None, Stored::Plain(_) | Stored::Fast) => given,
+            (None, Stored::Fast(Some(made))) => made,
+            (None, Stored::Plain(_) | Stored::Fast(None)) => given,
         }
     }
 
@@ -158,7 +168,7 @@ impl Chosen {
     /// Whether what is peculiar about it is in the portable graph only, so that this is the one to judge.
     #[must_use]
     pub fn is_dynamic(&self) -> bool {
-        matches!(self.coding, Stored::Fast)
+        matches!(self.coding, Stored::Fast(_))
     }
 }
 
@@ -240,7 +250,8 @@ fn beginning(texts: &[Vec<u32>], tokens: usize) -> &[Vec<u32>] {
 }
 
 /// Bytes with one scale a row and products of bytes, but where that costs most: what the feed-forward part gives back has a few inputs
-/// that are a hundred times larger than the others, and one scale for all of them leaves nothing of the rest.
+/// that are a hundred times larger than the others, and one scale for all of them leaves nothing of the rest. (Smoothed, with that one as
+/// bytes too: KL .050 instead of .011 on SmolLM2, prompts 2.05 instead of 1.43 times as fast as with int8.)
 struct FastPrompts;
 
 impl Coding for FastPrompts {

@@ -23,12 +23,17 @@ use crate::folder::Watch;
 /// Half the width of the even distribution of ln s.
 const SPREAD: f64 = 0.25;
 
-/// The factors of one layer.
-struct Factors {
-    attention: Vec<f32>,
-    feed_forward: Vec<f32>,
-    inner: Vec<f32>,
-    values: Vec<f32>,
+/// The factors of one layer: what makes a channel is divided, the columns that read it are multiplied.
+#[derive(Debug, Clone)]
+pub(super) struct Factors {
+    /// Of what query, key and value read.
+    pub(super) attention: Vec<f32>,
+    /// Of what gate and up read.
+    pub(super) feed_forward: Vec<f32>,
+    /// Of what down reads.
+    pub(super) inner: Vec<f32>,
+    /// Of the values, which output reads.
+    pub(super) values: Vec<f32>,
 }
 
 impl Factors {
@@ -59,17 +64,33 @@ pub fn degrid(
     watch: &mut Watch<'_>,
 ) -> Result<Checkpoint, ForgeError> {
     let spec = checkpoint.spec();
+    let factors = |index: usize| Factors::new(seed, index, spec, &spec.layers[index]);
+    let step = json!({"step": "degrid", "seed": seed});
+    rescaled(checkpoint, dir, step, &factors, watch)
+}
+
+/// Writes the model with the factors of each layer as the checkpoint `dir`; `step` is noted in it.
+///
+/// # Errors
+/// Those of [`Checkpoint::change`].
+pub(super) fn rescaled(
+    checkpoint: &Checkpoint,
+    dir: &Path,
+    step: serde_json::Value,
+    factors: &dyn Fn(usize) -> Factors,
+    watch: &mut Watch<'_>,
+) -> Result<Checkpoint, ForgeError> {
+    let spec = checkpoint.spec();
     let mut change = |name: &str| -> Result<Option<Vec<f32>>, ForgeError> {
         let Some((index, part)) = layer_part(name) else {
             return Ok(None);
         };
         let layer = &spec.layers[index];
-        let factors = Factors::new(seed, index, spec, layer);
+        let factors = factors(index);
         let mut weights = checkpoint.tensor(name)?.into_owned();
         let is_changed = rescale(&mut weights, part, spec, layer, &factors);
         Ok(is_changed.then_some(weights))
     };
-    let step = json!({"step": "degrid", "seed": seed});
     checkpoint.change(dir, spec, step, &mut change, watch)
 }
 

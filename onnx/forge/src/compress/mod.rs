@@ -20,6 +20,7 @@ pub mod recipe;
 pub mod report;
 mod search;
 mod shorter;
+mod smooth;
 mod solve;
 mod toward;
 

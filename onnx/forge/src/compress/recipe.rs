@@ -368,12 +368,21 @@ impl CompressStep {
 
 impl QuantizeStep {
     fn check(&self) -> Result<(), ForgeError> {
-        let has_codes = matches!(self.weights, Bits::Int4 | Bits::Int4Minima | Bits::Mixed);
-        if !has_codes && self.method != Method::Rtn {
+        let (is_possible, possible) = match self.weights {
+            Bits::Int4 | Bits::Int4Minima | Bits::Mixed => (true, "any"),
+            Bits::Int8Dynamic => (
+                matches!(self.method, Method::Rtn | Method::Awq),
+                "rtn, or awq, which moves large activations into weights first,",
+            ),
+            Bits::Int8 | Bits::Int8Static | Bits::Fp16 | Bits::Fp32 => {
+                (self.method == Method::Rtn, "rtn")
+            }
+        };
+        if !is_possible {
             return Err(wrong(
                 "quantize.method",
                 format!(
-                    "rtn for {}: other methods choose 4-bit codes",
+                    "{possible} for {}: other methods choose 4-bit codes",
                     word(self.weights)
                 ),
                 word(self.method),
@@ -455,6 +464,13 @@ impl QuantizeStep {
         if !possible.contains(&self.weights) {
             let expected = format!("{next} for {}", kind.words());
             return Err(wrong("quantize.weights", expected, word(self.weights)));
+        }
+        if self.method != Method::Rtn {
+            return Err(wrong(
+                "quantize.method",
+                format!("rtn for {}", kind.words()),
+                word(self.method),
+            ));
         }
         Ok(())
     }
@@ -629,6 +645,7 @@ mod tests {
     fn each_kind_of_model_has_its_own_choices() {
         const STATIC: &str = r#"{"step":"quantize","weights":"int8-static","method":"rtn","activations":{"ranges":"entropy"}}"#;
         const DYNAMIC: &str = r#"{"step":"quantize","weights":"int8-dynamic","method":"rtn","activations":{"keep_float":["a"]}}"#;
+        const SMOOTH: &str = r#"{"step":"quantize","weights":"int8-dynamic","method":"awq"}"#;
         const FP16: &str = r#"{"step":"quantize","weights":"fp16","method":"rtn"}"#;
         const LAYERS: &str = r#"{"step":"prune","what":{"layers":1},"refit":true}"#;
         use ModelKind::{Detector, Encoder, Language};
@@ -639,6 +656,8 @@ mod tests {
             (STATIC, Detector, None),
             (STATIC, Encoder, None),
             (DYNAMIC, Encoder, None),
+            (SMOOTH, Language, None),
+            (SMOOTH, Encoder, Some("expected rtn for an encoder")),
             (STATIC, Language, Some("expected int8 or int8-dynamic")),
             (DYNAMIC, Language, Some("known from measurements")),
             (
