@@ -32,7 +32,7 @@ const MIN_TOKENS: usize = 256;
 ///
 /// # Errors
 /// [`ForgeError::Walk`] for too little text and those of a walk; those of [`Checkpoint::change`].
-pub fn smooth(
+pub(super) fn smooth(
     checkpoint: &Checkpoint,
     texts: &[Vec<u32>],
     runtime: &Runtime,
