@@ -525,7 +525,7 @@ pub(crate) fn word(choice: impl Serialize) -> String {
     }
 }
 
-fn wrong(field: &'static str, expected: String, found: String) -> ForgeError {
+pub(super) fn wrong(field: &'static str, expected: String, found: String) -> ForgeError {
     ForgeError::Recipe {
         recipe: "compress",
         field,

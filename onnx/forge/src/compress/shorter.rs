@@ -13,7 +13,7 @@ use std::path::Path;
 use llmasos_engine::Runtime;
 use serde_json::{Value, json};
 
-use super::recipe::{DistilStep, counterparts};
+use super::recipe::{DistilStep, counterparts, wrong};
 use crate::architecture::Model;
 use crate::decoder::Options;
 use crate::distil::{Distance, DistilOptions, EncoderReport, Vectors, run_encoder};
@@ -25,7 +25,7 @@ use crate::language::{self, Built, Text};
 use crate::static_int8::sources;
 use crate::weights::Weights;
 
-/// Steps at the begin and at the end of a training whose mean distance is reported.
+/// Steps at the beginning and at the end of a training whose mean distance is reported.
 const SHOWN: usize = 8;
 
 /// What is asked for.
@@ -169,13 +169,4 @@ fn about(report: &EncoderReport) -> Value {
         "distance_before": mean(&report.losses[..shown]),
         "distance": mean(&report.losses[count - shown..]),
     })
-}
-
-fn wrong(field: &'static str, expected: String, found: String) -> ForgeError {
-    ForgeError::Recipe {
-        recipe: "compress",
-        field,
-        expected,
-        found,
-    }
 }
